@@ -1,1 +1,3 @@
 //! Baton, the host.
+
+pub mod manifest;
