@@ -1,3 +1,8 @@
 //! Baton, the host.
 
+pub mod egress;
+pub mod gate;
 pub mod manifest;
+pub mod phases;
+pub mod problem;
+pub mod wasm;
