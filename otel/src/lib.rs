@@ -7,9 +7,16 @@
 //! Wasmtime, sandboxes or the HTTP server, reads the process's environment, or prints.
 
 pub mod context;
+mod convert;
 pub mod names;
+pub mod pipeline;
+pub mod recent;
+pub mod settings;
 pub mod span;
 
 pub use context::{RequestContext, Sampler, TraceParent};
 pub use opentelemetry::{KeyValue, Value, trace::SpanId, trace::TraceId};
+pub use pipeline::{Counts, StartError, Telemetry};
+pub use recent::Recent;
+pub use settings::{Config, Environment};
 pub use span::{Event, Kind, Span, Status, Trace};
