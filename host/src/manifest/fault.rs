@@ -115,10 +115,10 @@ impl fmt::Display for Faults {
 
 /// The one of `known` that `word` was probably meant to be.
 pub(super) fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
-    const ALIKE: f64 = 0.7;
+    const ALIKE: f64 = 0.6;
     known
         .into_iter()
-        .map(|known| (strsim::jaro_winkler(word, known), known))
+        .map(|known| (strsim::normalized_damerau_levenshtein(word, known), known))
         .filter(|(likeness, _)| *likeness >= ALIKE)
         .max_by(|(a, _), (b, _)| a.total_cmp(b))
         .map(|(_, known)| known)
