@@ -47,12 +47,11 @@ impl Manifest {
 fn parse(text: &str, file: &Path, base: &Path) -> Result<Manifest, Faults> {
     let (table, errors) = DeTable::parse_recoverable(text);
     let document = Document::new(text, base);
-    let syntax: Vec<_> = errors.iter().map(|error| syntax_fault(error, &document)).collect();
     let mut manifest = manifest(Section::root(&document, &table));
-    let Found { mut faults, places } = document.into_found();
-    if !syntax.is_empty() {
-        faults = syntax;
-    }
+    let syntax = errors.iter().map(|error| syntax_fault(error, &document)).collect();
+    let Found { faults, contradictions, places } = document.into_found();
+    let faults =
+        if errors.is_empty() { [faults, contradictions].concat() } else { legible(syntax, faults) };
     manifest.source = Source { file: file.to_owned(), places };
     match Faults::of(file, faults) {
         Some(faults) => Err(faults),
@@ -63,6 +62,19 @@ fn parse(text: &str, file: &Path, base: &Path) -> Result<Manifest, Faults> {
 fn syntax_fault(error: &toml::de::Error, document: &Document<'_>) -> Fault {
     let position = error.span().map(|span| document.position(span.start));
     Fault { position, key: String::new(), misfit: Misfit::new(error.message(), "") }
+}
+
+/// The faults of a text with syntax errors: the first error of each line, since the others follow
+/// from it, and what is wrong by itself on other lines. What seems to be missing may not be, and an
+/// array that is not closed makes an error of every line below it: one is enough.
+fn legible(mut syntax: Vec<Fault>, mut faults: Vec<Fault>) -> Vec<Fault> {
+    let line = |fault: &Fault| fault.position.map(|position| position.line);
+    syntax.sort_by_key(|fault| fault.position);
+    syntax.dedup_by_key(|fault| line(fault));
+    let in_array = |fault: &Fault| fault.misfit.problem.contains(" array");
+    syntax.dedup_by(|next, fault| in_array(next) && in_array(fault));
+    faults.retain(|fault| !syntax.iter().any(|error| line(error) == line(fault)));
+    [syntax, faults].concat()
 }
 
 fn manifest(mut root: Section<'_>) -> Manifest {
@@ -91,7 +103,10 @@ fn kept_running(root: &Section<'_>, functions: &[Function], pool: &PoolSection) 
     if kept > pool.memory {
         let problem =
             format!("\"{}\" is less than the {kept} that sandboxes.min keeps running", pool.memory);
-        root.fault("pool.memory", Misfit::new(problem, "a larger pool.memory or fewer sandboxes"));
+        root.contradiction(
+            "pool.memory",
+            Misfit::new(problem, "a larger pool.memory or fewer sandboxes"),
+        );
     }
 }
 
@@ -139,7 +154,7 @@ fn listeners(section: &mut Section<'_>) -> Option<Vec<Listener>> {
     const EXPECTED: &str = "an array of listeners such as [\"127.0.0.1:8080\"]";
     let listeners = section.list("listen", EXPECTED, parsed::<Listener>(EXPECTED))?;
     if listeners.is_empty() {
-        section.fault("listen", Misfit::new("has no listener", EXPECTED));
+        section.contradiction("listen", Misfit::new("has no listener", EXPECTED));
         return None;
     }
     Some(listeners.into_iter().map(|listener| listener.resolve(section.base())).collect())
@@ -152,7 +167,7 @@ fn distinct(section: &Section<'_>, host: &Host) {
     for (key, listener) in named.chain([("admin", &host.admin)]) {
         let any_port = matches!(listener, Listener::Tcp(address) if address.port() == 0);
         if bound.contains(&listener) && !any_port {
-            section.fault(
+            section.contradiction(
                 key,
                 Misfit::new(format!("\"{listener}\" is listened on already"), "another listener"),
             );
@@ -251,7 +266,7 @@ fn function(
     if function.policy.uses_native() && function.limits.memory > pool.memory {
         let problem = format!("\"{}\" is more than pool.memory", function.limits.memory);
         let expected = format!("at most {}, so that one sandbox fits", pool.memory);
-        s.fault("limits.memory", Misfit::new(problem, expected));
+        s.contradiction("limits.memory", Misfit::new(problem, expected));
     }
     section.end();
     function
@@ -303,7 +318,7 @@ fn only_once(
     match seen.get(&value) {
         Some(first) => {
             let problem = format!("\"{value}\" is taken by the function at line {}", first.line);
-            section.fault(key, Misfit::new(problem, expected));
+            section.contradiction(key, Misfit::new(problem, expected));
         }
         None => {
             seen.insert(value, section.position_of(key));
@@ -332,10 +347,9 @@ fn image(mut table: Section<'_>) -> Option<NativeSource> {
 
 fn rootfs(mut table: Section<'_>) -> Option<NativeSource> {
     const COMMAND: &str = "the program inside the rootfs and its arguments, such as [\"/app\"]";
+    table.get("image", filled(NATIVE)); // known, absent here
     if !table.has("rootfs") {
-        // Which of the two forms was meant is unknown: both keys are known, neither is asked for.
-        table.fault("", Misfit::new("says neither rootfs nor image", NATIVE));
-        table.get("image", filled(NATIVE));
+        table.contradiction("", Misfit::new("says neither rootfs nor image", NATIVE));
     }
     let dir = table.get("rootfs", filled("the path of a directory"));
     let has_command = table.has("command");
@@ -343,11 +357,11 @@ fn rootfs(mut table: Section<'_>) -> Option<NativeSource> {
     match command.as_deref().map(<[_]>::first) {
         Some(Some(program)) if !program.starts_with('/') => {
             let problem = format!("\"{program}\" is not an absolute path inside the rootfs");
-            table.fault("command", Misfit::new(problem, COMMAND));
+            table.contradiction("command", Misfit::new(problem, COMMAND));
         }
-        Some(None) => table.fault("command", Misfit::new("has no program", COMMAND)),
+        Some(None) => table.contradiction("command", Misfit::new("has no program", COMMAND)),
         None if !has_command && dir.is_some() => {
-            table.fault("command", Misfit::new("is missing", COMMAND));
+            table.contradiction("command", Misfit::new("is missing", COMMAND));
         }
         _ => {}
     }
@@ -399,7 +413,7 @@ fn instances(section: &mut Section<'_>) -> Instances {
         return Instances::Fresh;
     };
     if !table.has("reuse") {
-        table.fault("", Misfit::new("does not say reuse", EXPECTED));
+        table.contradiction("", Misfit::new("does not say reuse", EXPECTED));
     }
     let mut reuse = table.section("reuse");
     let instances = Instances::Reuse {
@@ -450,7 +464,7 @@ fn sandboxes(mut section: Section<'_>) -> Sandboxes {
     };
     if sandboxes.min > sandboxes.max {
         let problem = format!("{} is more than max, {}", sandboxes.min, sandboxes.max);
-        section.fault("min", Misfit::new(problem, "at most max"));
+        section.contradiction("min", Misfit::new(problem, "at most max"));
     }
     section.end();
     sandboxes
@@ -483,7 +497,7 @@ fn egress(mut section: Section<'_>) -> Egress {
         if !egress.allow.iter().any(|allowed| allowed.includes(traced)) {
             let misfit =
                 Misfit::new(format!("\"{traced}\" is not allowed"), "an origin of egress.allow");
-            section.fault(&format!("trace[{index}]"), misfit);
+            section.contradiction(&format!("trace[{index}]"), misfit);
         }
     }
     section.end();
@@ -495,7 +509,7 @@ fn policy(section: &mut Section<'_>, verify: Verify) -> Policy {
     let asked = section.get("policy", choice(POLICY));
     let (wasm, native) = (section.has("component"), section.has("native"));
     if !wasm && !native {
-        section.fault("", Misfit::new("has nothing to run", "component, native or both"));
+        section.contradiction("", Misfit::new("has nothing to run", "component, native or both"));
         return Policy::Hybrid;
     }
     let follows = match (wasm, native) {
@@ -514,9 +528,11 @@ fn policy(section: &mut Section<'_>, verify: Verify) -> Policy {
         let name = POLICY.iter().find(|(_, choice)| *choice == policy).map_or("", |(name, _)| name);
         let meant = POLICY.iter().find(|(_, choice)| *choice == follows);
         let misfit = Misfit::new(format!("\"{name}\" needs {missing}, which is missing"), "");
-        section.fault("policy", misfit.suggest(meant.map(|(name, _)| format!("\"{name}\""))));
+        section
+            .contradiction("policy", misfit.suggest(meant.map(|(name, _)| format!("\"{name}\""))));
     } else if both {
-        section.fault("verify", Misfit::new("compares component and native", "both of them"));
+        section
+            .contradiction("verify", Misfit::new("compares component and native", "both of them"));
     }
     policy
 }

@@ -29,7 +29,11 @@ pub(super) struct Document<'a> {
 /// What reading a document brought to light besides the values.
 #[derive(Default)]
 pub(super) struct Found {
+    /// Keys and values that are wrong by themselves.
     pub(super) faults: Vec<Fault>,
+    /// What is missing, or does not go with something else.
+    pub(super) contradictions: Vec<Fault>,
+    /// Where each value stands, by its key path.
     pub(super) places: BTreeMap<String, Position>,
 }
 
@@ -116,9 +120,16 @@ impl<'a> Section<'a> {
         self.document.base
     }
 
-    /// Records a fault at [`Section::position_of`] the key; an empty key means the section.
-    pub(super) fn fault(&self, key: &str, misfit: Misfit) {
+    /// Records a value that is wrong by itself.
+    fn fault(&self, key: &str, misfit: Misfit) {
         self.document.fault(self.join(key), self.position_of(key), misfit);
+    }
+
+    /// Records what is missing or does not go with something else, at [`Section::position_of`] the
+    /// key; an empty key means the section.
+    pub(super) fn contradiction(&self, key: &str, misfit: Misfit) {
+        let fault = Fault { position: Some(self.position_of(key)), key: self.join(key), misfit };
+        self.document.found.borrow_mut().contradictions.push(fault);
     }
 
     /// The value of a key, if it is there and fits.
@@ -139,7 +150,7 @@ impl<'a> Section<'a> {
         read: impl Fn(&DeValue<'_>) -> Result<T, Misfit>,
     ) -> Option<T> {
         if !self.has(key) {
-            self.fault(key, Misfit::new("is missing", expected));
+            self.contradiction(key, Misfit::new("is missing", expected));
         }
         self.get(key, read)
     }
