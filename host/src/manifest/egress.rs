@@ -91,6 +91,17 @@ impl EgressRule {
             && self.port.is_none_or(|own| own == port)
     }
 
+    /// Whether whatever `other` admits is admitted by this rule.
+    pub fn includes(&self, other: &Self) -> bool {
+        let host = match (&self.host, &other.host) {
+            (_, EgressHost::Address(address)) => self.covers(*address),
+            (EgressHost::Network(own), EgressHost::Network(other)) => own.contains(other),
+            (own, other) => own == other,
+        };
+        host && (self.scheme.is_none() || self.scheme == other.scheme)
+            && (self.port.is_none() || self.port == other.port)
+    }
+
     /// Whether this rule names the address itself, so that it may be connected to though private.
     pub fn covers(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();

@@ -5,6 +5,7 @@
 //! position, and is never empty.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -47,7 +48,7 @@ impl fmt::Display for Misfit {
 }
 
 /// A place in a text file, both counted from 1; the column counts characters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position {
     /// The line.
     pub line: usize,
@@ -76,9 +77,12 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// The faults of `file`, or nothing when there are none.
+    /// The faults of `file`, or nothing when there are none. Of several at one key the first is
+    /// kept: the others tend to follow from it.
     pub(crate) fn of(file: &Path, mut faults: Vec<Fault>) -> Option<Self> {
         faults.sort_by_key(|fault| fault.position);
+        let mut seen = HashSet::new();
+        faults.retain(|fault| seen.insert((fault.position, fault.key.clone())));
         (!faults.is_empty()).then(|| Self { file: file.to_owned(), faults })
     }
 
@@ -115,10 +119,10 @@ impl fmt::Display for Faults {
 
 /// The one of `known` that `word` was probably meant to be.
 pub(super) fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
-    const ALIKE: f64 = 0.7;
+    const ALIKE: f64 = 0.6;
     known
         .into_iter()
-        .map(|known| (strsim::jaro_winkler(word, known), known))
+        .map(|known| (strsim::normalized_damerau_levenshtein(word, known), known))
         .filter(|(likeness, _)| *likeness >= ALIKE)
         .max_by(|(a, _), (b, _)| a.total_cmp(b))
         .map(|(_, known)| known)

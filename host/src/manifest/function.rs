@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::egress::Egress;
+use super::fault::Misfit;
 use super::route::Route;
+use super::section::choose;
 use super::units::ByteSize;
 
 /// `[[function]]`.
@@ -121,6 +124,21 @@ impl Policy {
     }
 }
 
+pub(super) const POLICY: &[(&str, Policy)] = &[
+    ("wasm", Policy::Wasm),
+    ("native", Policy::Native),
+    ("hybrid", Policy::Hybrid),
+    ("adaptive", Policy::Adaptive),
+];
+
+impl FromStr for Policy {
+    type Err = Misfit;
+
+    fn from_str(text: &str) -> Result<Self, Misfit> {
+        choose(text, POLICY)
+    }
+}
+
 /// Which requests are tried again in the other tier after a failure before any answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -133,6 +151,9 @@ pub enum Retry {
     /// None.
     Never,
 }
+
+pub(super) const RETRY: &[(&str, Retry)] =
+    &[("idempotent", Retry::Idempotent), ("always", Retry::Always), ("never", Retry::Never)];
 
 /// `verify`: a share of the requests is answered by both tiers and the answers are compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -153,6 +174,9 @@ pub enum Verifiable {
     /// All.
     All,
 }
+
+pub(super) const VERIFIABLE: &[(&str, Verifiable)] =
+    &[("safe", Verifiable::Safe), ("all", Verifiable::All)];
 
 /// How long an instance of a component lives.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -182,6 +206,9 @@ pub enum KeepAlive {
     /// As long as the distribution of the pauses between requests says, at most `idle_timeout`.
     Histogram,
 }
+
+pub(super) const KEEP_ALIVE: &[(&str, KeepAlive)] =
+    &[("fixed", KeepAlive::Fixed), ("histogram", KeepAlive::Histogram)];
 
 /// `[function.limits]`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

@@ -109,6 +109,9 @@ pub enum LogFormat {
     Json,
 }
 
+pub(super) const LOG_FORMAT: &[(&str, LogFormat)] =
+    &[("text", LogFormat::Text), ("json", LogFormat::Json)];
+
 /// `[host.tls]`: a certificate chain and its key, both PEM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tls {

@@ -2,7 +2,7 @@
 //!
 //! Contract: what is in these types has been validated. Units are in the types, paths are resolved
 //! against the manifest's directory, every default is filled in, and what contradicts itself does
-//! not exist. They cross from the supervisor to the host process as JSON. Reading is in [`read`];
+//! not exist. They cross from the supervisor to the host process as JSON. Reading is in `read.rs`;
 //! it reports everything that is wrong at once.
 
 pub mod egress;
@@ -10,7 +10,9 @@ pub mod fault;
 pub mod function;
 pub mod host;
 pub mod listener;
+mod read;
 pub mod route;
+mod section;
 pub mod units;
 
 use std::collections::BTreeMap;
