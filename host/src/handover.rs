@@ -53,6 +53,16 @@ pub struct Deployment {
     pub native: Option<OwnedFd>,
 }
 
+impl Artifact {
+    /// Another descriptor of the same bytes.
+    ///
+    /// # Errors
+    /// When the process is out of descriptors.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { file: self.file.try_clone()?, digest: self.digest.clone() })
+    }
+}
+
 /// A sealed, unchangeable copy of a file, and the SHA-256 of its bytes in hexadecimal.
 #[derive(Debug)]
 pub struct Artifact {

@@ -6,30 +6,37 @@
 //!                                 the grace time ─▶ telemetry flushed ─▶ end
 //! ```
 
-use std::path::PathBuf;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use arc_swap::ArcSwap;
-use baton_otel::{Recent, Telemetry};
+use baton_otel::{Config, Environment, Recent, Telemetry};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
 use crate::access::AccessLog;
-use crate::egress::Egress;
-use crate::function::{Component, Function, Loaded};
-use crate::handover::{Artifact, Deployment, Handover};
-use crate::manifest;
+use crate::function::Function;
+use crate::handover::{Artifact, Deployment, Handover, Update, Updates};
+use crate::load::Loader;
+use crate::manifest::{self, Manifest};
+use crate::native::Sandboxing;
 use crate::observer::Observer;
 use crate::route::Routes;
 use crate::server::{self, Server};
-use crate::wasm::{Cache, Engine, Key, Line, LineSink, LoadError, Program, Settings, Slots, Source};
-use crate::{admin, telemetry};
+use crate::wasm::{Engine, Slots};
+use crate::admin;
 
-/// Instances that the engine's pool holds at most, whatever the manifest's functions add up to.
-const INSTANCES_MAX: u32 = 1_000;
+/// Instances that the engine's pool holds at most, whatever the functions' limits add up to.
+const INSTANCES_MAX: usize = 1_000;
 
-/// The functions that are served, one value that is swapped whole.
+/// How long the last spans may take to reach the collector.
+const FLUSH: Duration = Duration::from_secs(5);
+
+/// The functions that are served: one value, swapped whole.
 pub struct Functions {
     routes: Routes,
     list: Vec<Arc<Function>>,
@@ -41,11 +48,11 @@ impl Functions {
         Self { routes: Routes::build(&specs), list }
     }
 
-    /// The function for a request, and how much of the path is its route's prefix.
+    /// The function for a request, and how many bytes of the path are its route's prefix.
     #[must_use]
     pub fn lookup(&self, host: Option<&str>, path: &str) -> Option<(Arc<Function>, usize)> {
-        let (index, prefix) = self.routes.lookup(host, path)?;
-        self.list.get(index).map(|function| (Arc::clone(function), prefix.len()))
+        let found = self.routes.lookup(host, path)?;
+        self.list.get(found.function).map(|f| (Arc::clone(f), found.prefix.len()))
     }
 
     /// All functions in the manifest's order.
@@ -61,6 +68,8 @@ pub struct Host {
     pub functions: ArcSwap<Functions>,
     /// Takes the records of requests.
     pub observer: Arc<Observer>,
+    /// The native tier, where sandboxes can be made.
+    pub sandboxing: Option<Arc<Sandboxing>>,
     /// Bytes that a request's head may have.
     pub headers_max: usize,
     /// Whether answers carry `Server-Timing`.
@@ -71,59 +80,163 @@ pub struct Host {
     pub tasks: TaskTracker,
 }
 
-/// Serves until told to stop, then drains.
-///
-/// # Errors
-/// When the telemetry, the engine or a listener cannot be started.
-pub async fn run(handover: Handover, environment: telemetry::Environment) -> anyhow::Result<()> {
-    let manifest::Host { log, headers, server_timing, grace, drain_delay, .. } =
-        handover.manifest.host.clone();
-    let (telemetry, sampler) = telemetry::start(&handover.manifest.telemetry, &environment)?;
-    let observer = Arc::new(Observer {
-        access: AccessLog::start(log, std::io::stderr())?,
-        telemetry,
-        sampler,
-        recent: Recent::default(),
-    });
-    let (drain, draining) = watch::channel(false);
-    let tasks = TaskTracker::new();
-    let functions: Vec<_> = handover.functions.iter().map(function).collect();
-    let host = Arc::new(Host {
-        functions: ArcSwap::from_pointee(Functions::new(functions.clone())),
-        observer,
-        headers_max: usize::try_from(headers.0)?,
-        server_timing,
-        draining,
-        tasks: tasks.clone(),
-    });
-    load_components(&handover, &functions, &tasks)?;
-    let server = Server::new(Arc::clone(&host), &handover.manifest.host);
-    let admin = admin::start(Arc::clone(&host), handover.admin)?;
-    let serving = server::start(&server, handover.listeners)?;
-    handover.control.stopped().await;
-    tracing::info!("draining");
-    drain.send_replace(true);
-    tokio::time::sleep(drain_delay).await;
-    drain_within(grace, async {
-        serving.stop().await;
-        tasks.close();
-        tasks.wait().await;
-    })
-    .await;
-    admin.stop().await;
-    host.observer.telemetry.shutdown(FLUSH);
-    Ok(())
-}
-
-/// How long the last spans may take to reach the collector.
-const FLUSH: Duration = Duration::from_secs(5);
-
-async fn drain_within(grace: Duration, drained: impl Future<Output = ()>) {
-    if tokio::time::timeout(grace, drained).await.is_err() {
-        tracing::warn!(?grace, "requests were still in flight at the end of the grace time");
+impl Host {
+    /// Runs `task` as the host's own.
+    pub fn spawn<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> JoinHandle<T> {
+        self.tasks.spawn(task)
     }
 }
 
-fn function(deployment: &Deployment) -> Arc<Function> {
-    Arc::new(Function::new(deployment.spec.clone(), deployment.digest.as_str().into(), None))
+/// Serves until told to stop, then drains. `control` is the rest of the supervisor's socket.
+///
+/// # Errors
+/// When telemetry, engine, sandboxes or a listener cannot be started.
+pub async fn run(
+    handover: Handover,
+    control: OwnedFd,
+    environment: &Environment,
+) -> anyhow::Result<()> {
+    let bounds = handover.manifest.host.clone();
+    let (drain, draining) = watch::channel(false);
+    let (host, loading) = assemble(&handover, draining, environment)?;
+    let loader = loader(&handover)?;
+    for (function, artifact) in loading {
+        let loader = Arc::clone(&loader);
+        host.tasks.spawn_blocking(move || load(&loader, &function, &artifact));
+    }
+    let admin = admin::start(Arc::clone(&host), handover.admin)?;
+    let serving = server::start(&Server::new(Arc::clone(&host), &bounds), handover.listeners)?;
+    until_told_to_stop(&host, Updates::new(control)?).await?;
+
+    tracing::info!(grace = ?bounds.grace, "draining");
+    drain.send_replace(true);
+    tokio::time::sleep(bounds.drain_delay).await;
+    if tokio::time::timeout(bounds.grace, serving.stop()).await.is_err() {
+        tracing::warn!(grace = ?bounds.grace, "requests were still in flight after the grace time");
+    }
+    admin.stop();
+    if let Some(sandboxing) = &host.sandboxing {
+        sandboxing.shutdown().await;
+    }
+    let telemetry = host.observer.telemetry.clone();
+    // The flush waits for a thread: it is not for a thread that runs tasks.
+    tokio::task::spawn_blocking(move || telemetry.shutdown(FLUSH)).await?;
+    Ok(())
+}
+
+/// Each function whose component is to be loaded, with the component.
+type Loading = Vec<(Arc<Function>, Artifact)>;
+
+fn assemble(
+    handover: &Handover,
+    draining: watch::Receiver<bool>,
+    environment: &Environment,
+) -> anyhow::Result<(Arc<Host>, Loading)> {
+    let Manifest { host: bounds, telemetry, .. } = &handover.manifest;
+    let config = Config {
+        endpoint: telemetry.endpoint.clone(),
+        service_name: "baton".into(),
+        service_version: env!("CARGO_PKG_VERSION").into(),
+        sample: telemetry.sample,
+    };
+    let telemetry = Telemetry::start(&config, environment)?;
+    let observer = Arc::new(Observer {
+        access: AccessLog::start(bounds.log, std::io::stderr())?,
+        sampler: *telemetry.sampler(),
+        telemetry,
+        recent: Recent::default(),
+    });
+    let tasks = TaskTracker::new();
+    let sandboxing = Sandboxing::start(handover, &observer, &tasks)?;
+    let mut loading = Vec::new();
+    let mut functions = Vec::new();
+    for deployment in &handover.functions {
+        let (function, component) = deploy(deployment, sandboxing.as_ref())?;
+        loading.extend(component.map(|artifact| (Arc::clone(&function), artifact)));
+        functions.push(function);
+    }
+    let host = Host {
+        functions: ArcSwap::from_pointee(Functions::new(functions)),
+        observer,
+        sandboxing,
+        headers_max: usize::try_from(bounds.headers.0)?,
+        server_timing: bounds.server_timing,
+        draining,
+        tasks,
+    };
+    Ok((Arc::new(host), loading))
+}
+
+fn deploy(
+    deployment: &Deployment,
+    sandboxing: Option<&Arc<Sandboxing>>,
+) -> anyhow::Result<(Arc<Function>, Option<Artifact>)> {
+    let native = match (sandboxing, &deployment.native) {
+        (Some(sandboxing), Some(executable)) => {
+            Some(sandboxing.add(&deployment.spec, executable).with_context(|| {
+                format!("cannot deploy the native build of {}", deployment.spec.name)
+            })?)
+        }
+        _ => None,
+    };
+    let artifact = deployment.component.as_ref().map(Artifact::try_clone).transpose()?;
+    let function =
+        Function::new(deployment.spec.clone(), deployment.digest.as_str().into(), native);
+    Ok((Arc::new(function), artifact))
+}
+
+fn loader(handover: &Handover) -> anyhow::Result<Arc<Loader>> {
+    let specs = || handover.functions.iter().map(|deployment| &deployment.spec.limits);
+    let instances: usize = specs().map(|limits| limits.concurrency).sum();
+    let memory = specs().map(|limits| limits.memory.0).max().unwrap_or(0);
+    let engine = Engine::new(Slots {
+        instances: u32::try_from(instances.clamp(1, INSTANCES_MAX))?,
+        memory: usize::try_from(memory)?.next_multiple_of(1 << 16),
+    })?;
+    let manifest::Host { cache, headers, .. } = &handover.manifest.host;
+    let dir = handover.cache.as_ref().map(OwnedFd::try_clone).transpose()?;
+    let cache = dir.map(|dir| (dir, cache.size.0));
+    Ok(Arc::new(Loader::new(Arc::new(engine), cache, usize::try_from(headers.0)?)))
+}
+
+fn load(loader: &Loader, function: &Function, artifact: &Artifact) {
+    let Some(component) = &function.component else { return };
+    let loaded = loader.load(&function.spec, artifact);
+    match &loaded {
+        Ok(loaded) => {
+            tracing::info!(
+                function = function.name(),
+                source = loaded.source.name(),
+                "component loaded"
+            );
+        }
+        Err(error) => {
+            let error = error as &dyn std::error::Error;
+            tracing::error!(function = function.name(), error, "the component cannot be served");
+        }
+    }
+    component.set(loaded);
+}
+
+async fn until_told_to_stop(host: &Host, updates: Updates) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return Ok(()),
+            update = updates.next() => match update? {
+                Update::Orphaned => {
+                    tracing::error!("the supervisor is gone");
+                    return Ok(());
+                }
+                Update::Pool(socket) => {
+                    if let Some(sandboxing) = &host.sandboxing {
+                        sandboxing.connect(socket);
+                    }
+                }
+            },
+        }
+    }
 }
