@@ -229,3 +229,67 @@ impl fmt::Display for EgressRule {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(text: &str) -> EgressRule {
+        text.parse().unwrap()
+    }
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn an_origin_admits_its_own_scheme_host_and_port_alone() {
+        let rule = rule("https://api.example.com");
+        assert!(rule.admits(Scheme::Https, "API.example.com", 443));
+        assert!(!rule.admits(Scheme::Http, "api.example.com", 443));
+        assert!(!rule.admits(Scheme::Https, "api.example.com", 8443));
+        assert!(!rule.admits(Scheme::Https, "example.com", 443));
+        assert!(!rule.admits(Scheme::Https, "api.example.com.evil.example", 443));
+    }
+
+    #[test]
+    fn a_network_admits_its_addresses_in_both_schemes_and_any_port() {
+        let rule = rule("10.0.0.0/8");
+        assert!(rule.admits(Scheme::Http, "10.1.2.3", 8080));
+        assert!(!rule.admits(Scheme::Http, "11.1.2.3", 8080));
+        assert!(!rule.admits(Scheme::Http, "example.com", 80));
+    }
+
+    #[test]
+    fn only_a_rule_that_says_so_covers_an_address() {
+        assert!(!rule("http://db.internal").covers(address("10.0.0.1")));
+        assert!(rule("http://10.0.0.1:5432").covers(address("10.0.0.1")));
+        assert!(rule("fd00::/8").covers(address("fd00::1")));
+        assert!(rule("localhost").covers(address("::1")));
+        assert!(!rule("localhost").covers(address("10.0.0.1")));
+    }
+
+    #[test]
+    fn an_ipv4_address_mapped_into_ipv6_is_the_same_address() {
+        assert!(rule("127.0.0.0/8").covers(address("::ffff:127.0.0.1")));
+    }
+
+    #[test]
+    fn a_rule_is_read_back_as_it_was_written() {
+        let rules = [
+            "https://api.example.com",
+            "http://api.example.com:8080",
+            "http://[::1]:8080",
+            "http://10.0.0.1",
+            "10.0.0.1",
+            "::1",
+            "[::1]:80",
+            "10.0.0.0/8",
+            "localhost",
+            "localhost:3000",
+        ];
+        for text in rules {
+            assert_eq!(rule(text).to_string(), text);
+        }
+    }
+}

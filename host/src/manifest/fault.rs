@@ -69,7 +69,8 @@ pub struct Fault {
 
 /// Everything that is wrong with one manifest, sorted by position.
 ///
-/// It is shown with one line a fault and a summary as the last line.
+/// It is shown with one line a fault and a summary as the last line. Without a file (`baton run`)
+/// the lines begin with the key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct Faults {
     file: PathBuf,
@@ -101,19 +102,22 @@ impl Faults {
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let file = self.file.display();
+        let has_file = !self.file.as_os_str().is_empty();
         for Fault { position, key, misfit } in &self.faults {
-            write!(f, "{file}:")?;
-            if let Some(Position { line, column }) = position {
-                write!(f, "{line}:{column}:")?;
+            match position {
+                Some(Position { line, column }) => write!(f, "{file}:{line}:{column}: ")?,
+                None if has_file => write!(f, "{file}: ")?,
+                None => {}
             }
             if !key.is_empty() {
-                write!(f, " {key}:")?;
+                write!(f, "{key}: ")?;
             }
-            writeln!(f, " {misfit}")?;
+            writeln!(f, "{misfit}")?;
         }
         let count = self.faults.len();
         let noun = if count == 1 { "fault" } else { "faults" };
-        write!(f, "{count} {noun} in {file}")
+        write!(f, "{count} {noun}")?;
+        if has_file { write!(f, " in {file}") } else { Ok(()) }
     }
 }
 

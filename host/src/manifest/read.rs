@@ -65,15 +65,19 @@ fn syntax_fault(error: &toml::de::Error, document: &Document<'_>) -> Fault {
 }
 
 /// The faults of a text with syntax errors: the first error of each line, since the others follow
-/// from it, and what is wrong by itself on other lines. What seems to be missing may not be, and an
-/// array that is not closed makes an error of every line below it: one is enough.
+/// from it, and what is wrong by itself on other lines. What seems to be missing may not be, and
+/// an array that is not closed swallows all lines below it.
 fn legible(mut syntax: Vec<Fault>, mut faults: Vec<Fault>) -> Vec<Fault> {
     let line = |fault: &Fault| fault.position.map(|position| position.line);
+    let in_array = |fault: &Fault| fault.misfit.problem.contains(" array");
     syntax.sort_by_key(|fault| fault.position);
     syntax.dedup_by_key(|fault| line(fault));
-    let in_array = |fault: &Fault| fault.misfit.problem.contains(" array");
     syntax.dedup_by(|next, fault| in_array(next) && in_array(fault));
-    faults.retain(|fault| !syntax.iter().any(|error| line(error) == line(fault)));
+    let open = syntax.iter().find(|fault| in_array(fault)).map(line);
+    faults.retain(|fault| {
+        let is_legible = !syntax.iter().any(|error| line(error) == line(fault));
+        is_legible && open.is_none_or(|open| line(fault) < open)
+    });
     [syntax, faults].concat()
 }
 
@@ -143,9 +147,7 @@ fn host(mut section: Section<'_>) -> Host {
         tls: tls(s.section("tls")),
         cache: cache(s.section("cache")),
     };
-    if section.has("admin") || section.has("listen") {
-        distinct(&section, &host);
-    }
+    distinct(&section, &host);
     section.end();
     host
 }
@@ -162,15 +164,14 @@ fn listeners(section: &mut Section<'_>) -> Option<Vec<Listener>> {
 
 /// A socket can be bound once.
 fn distinct(section: &Section<'_>, host: &Host) {
+    let listen = host.listen.iter().enumerate();
+    let named = listen.map(|(index, listener)| (format!("listen[{index}]"), listener));
     let mut bound = vec![];
-    let named = host.listen.iter().map(|listener| ("listen", listener));
-    for (key, listener) in named.chain([("admin", &host.admin)]) {
+    for (key, listener) in named.chain([("admin".to_owned(), &host.admin)]) {
         let any_port = matches!(listener, Listener::Tcp(address) if address.port() == 0);
         if bound.contains(&listener) && !any_port {
-            section.contradiction(
-                key,
-                Misfit::new(format!("\"{listener}\" is listened on already"), "another listener"),
-            );
+            let problem = format!("\"{listener}\" is listened on already");
+            section.contradiction(&key, Misfit::new(problem, "another listener"));
         }
         bound.push(listener);
     }
@@ -353,7 +354,7 @@ fn rootfs(mut table: Section<'_>) -> Option<NativeSource> {
     }
     let dir = table.get("rootfs", filled("the path of a directory"));
     let has_command = table.has("command");
-    let command = table.list("command", COMMAND, filled(COMMAND));
+    let command = table.list("command", COMMAND, string(COMMAND));
     match command.as_deref().map(<[_]>::first) {
         Some(Some(program)) if !program.starts_with('/') => {
             let problem = format!("\"{program}\" is not an absolute path inside the rootfs");
@@ -489,14 +490,14 @@ fn variable(name: &str, value: &DeValue<'_>) -> Result<String, Misfit> {
 fn egress(mut section: Section<'_>) -> Egress {
     const EXPECTED: &str = "an array of origins such as [\"https://api.example.com\"]";
     let rule = || parsed::<EgressRule>(EXPECTED);
-    let egress = Egress {
-        allow: section.list("allow", EXPECTED, rule()).unwrap_or_default(),
-        trace: section.list("trace", EXPECTED, rule()).unwrap_or_default(),
-    };
+    let allow = section.list("allow", EXPECTED, rule());
+    let trace = section.list("trace", EXPECTED, rule()).unwrap_or_default();
+    let allow_is_known = allow.is_some() || !section.has("allow");
+    let egress = Egress { allow: allow.unwrap_or_default(), trace };
     for (index, traced) in egress.trace.iter().enumerate() {
-        if !egress.allow.iter().any(|allowed| allowed.includes(traced)) {
-            let misfit =
-                Misfit::new(format!("\"{traced}\" is not allowed"), "an origin of egress.allow");
+        if allow_is_known && !egress.allow.iter().any(|allowed| allowed.includes(traced)) {
+            let problem = format!("\"{traced}\" is not allowed");
+            let misfit = Misfit::new(problem, "an origin of egress.allow");
             section.contradiction(&format!("trace[{index}]"), misfit);
         }
     }
@@ -536,3 +537,6 @@ fn policy(section: &mut Section<'_>, verify: Verify) -> Policy {
     }
     policy
 }
+
+#[cfg(test)]
+mod tests;

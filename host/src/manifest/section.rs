@@ -155,7 +155,7 @@ impl<'a> Section<'a> {
         self.get(key, read)
     }
 
-    /// Every element of an array that fits.
+    /// The elements of an array, if all of them fit.
     pub(super) fn list<T>(
         &mut self,
         key: &'static str,
@@ -171,7 +171,8 @@ impl<'a> Section<'a> {
             return None;
         };
         let element = |(index, value)| self.fit(format!("{path}[{index}]"), value, &read);
-        Some(array.iter().enumerate().filter_map(element).collect())
+        let elements: Vec<_> = array.iter().enumerate().map(element).collect();
+        elements.into_iter().collect()
     }
 
     /// Every entry of a table with free keys that fits.
@@ -244,6 +245,8 @@ impl<'a> Section<'a> {
     }
 
     fn inner(&self, path: String, at: usize, table: Option<&'a DeTable<'a>>) -> Self {
+        let position = self.document.position(at);
+        self.document.found.borrow_mut().places.insert(path.clone(), position);
         Self { document: self.document, path, at, table, known: vec![] }
     }
 

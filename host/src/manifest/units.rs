@@ -150,3 +150,66 @@ fn meant_unit(unit: &str, units: &[Unit]) -> Option<&'static str> {
     let start = |(name, _): &&Unit| unit.starts_with(&name.to_ascii_lowercase());
     units.iter().find(like).or_else(|| units.iter().find(start)).map(|(name, _)| *name)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_size_is_read_back_as_it_was_written(bytes: u64) {
+            let size = ByteSize(bytes);
+            prop_assert_eq!(size.to_string().parse(), Ok(size));
+        }
+
+        #[test]
+        fn a_duration_is_read_back_as_it_was_written(nanos: u64) {
+            let written = Duration::from_nanos(nanos);
+            prop_assert_eq!(duration(&duration_text(written).to_string()), Ok(written));
+        }
+
+        #[test]
+        fn a_number_with_any_unit_is_that_many_units(number in 0u64..1 << 30, unit in 0..SIZES.len()) {
+            let (name, factor) = SIZES[unit];
+            prop_assert_eq!(format!("{number}{name}").parse(), Ok(ByteSize(number * factor)));
+        }
+
+        #[test]
+        fn no_text_makes_the_reader_panic(text in "[0-9.]{0,30}[ a-zA-Zµ]{0,4}") {
+            let _answers = (text.parse::<ByteSize>(), duration(&text));
+        }
+    }
+
+    #[test]
+    fn powers_of_1000_and_of_1024_are_told_apart() {
+        assert_eq!("64MB".parse(), Ok(ByteSize(64_000_000)));
+        assert_eq!("64MiB".parse(), Ok(ByteSize(67_108_864)));
+    }
+
+    #[test]
+    fn fractions_of_a_unit_are_read_exactly() {
+        assert_eq!("1.5 GiB".parse(), Ok(ByteSize::mib(1536)));
+        assert_eq!(duration("0.25ms"), Ok(Duration::from_micros(250)));
+        assert!("0.3B".parse::<ByteSize>().is_err());
+    }
+
+    #[test]
+    fn zero_needs_no_unit() {
+        assert_eq!("0".parse(), Ok(ByteSize(0)));
+        assert_eq!(duration("0"), Ok(Duration::ZERO));
+    }
+
+    #[test]
+    fn near_misses_of_a_unit_are_guessed() {
+        let meant = |text: &str| text.parse::<ByteSize>().unwrap_err().suggestion;
+        assert_eq!(meant("64M").as_deref(), Some("\"64MiB\""));
+        assert_eq!(meant("64mb").as_deref(), Some("\"64MB\""));
+        assert_eq!(meant("64 bytes").as_deref(), Some("\"64B\""));
+        assert_eq!(meant("64 apples"), None);
+        let meant = |text: &str| duration(text).unwrap_err().suggestion;
+        assert_eq!(meant("5min").as_deref(), Some("\"5m\""));
+        assert_eq!(meant("5 seconds").as_deref(), Some("\"5s\""));
+    }
+}
