@@ -234,7 +234,7 @@ fn https_client(
     timeout: Duration,
 ) -> Result<impl opentelemetry_http::HttpClient + 'static, StartError> {
     let connector = hyper_rustls::HttpsConnectorBuilder::new()
-        .with_native_roots()
+        .with_provider_and_native_roots(rustls::crypto::ring::default_provider())
         .map_err(StartError::Certificates)?
         .https_only()
         .enable_http1()

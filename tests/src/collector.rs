@@ -284,7 +284,7 @@ impl TraceService for Service {
     ) -> Result<tonic::Response<otlp::ExportTraceServiceResponse>, tonic::Status> {
         let (metadata, _, request) = request.into_parts();
         match self.receive(Protocol::Grpc, metadata.into_headers(), request).await {
-            Ok(()) => Ok(tonic::Response::default()),
+            Ok(()) => Ok(tonic::Response::new(otlp::ExportTraceServiceResponse::default())),
             Err(Failing) => Err(tonic::Status::internal("told to fail")),
         }
     }

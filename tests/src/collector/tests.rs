@@ -212,7 +212,7 @@ fn a_batch_that_hangs_is_given_up_and_the_next_one_arrives() {
         let quick = [("OTEL_EXPORTER_OTLP_TIMEOUT", "50"), ("OTEL_BSP_SCHEDULE_DELAY", "1")];
         let telemetry = start(&collector.endpoint(), variable, &quick);
         telemetry.export(small(1));
-        wait_until_failed(&telemetry, 1);
+        wait_until(|| telemetry.counts().failed == 1);
         collector.behave(Behaviour::Accept);
         telemetry.export(small(2));
         let spans = collector.wait_for(|spans| !spans.is_empty(), LONG);
@@ -227,7 +227,7 @@ fn a_collector_that_fails_costs_only_the_spans_of_that_time() {
         collector.behave(Behaviour::Fail);
         let telemetry = start(&collector.endpoint(), variable, &[("OTEL_BSP_SCHEDULE_DELAY", "1")]);
         telemetry.export(small(1));
-        wait_until_failed(&telemetry, 1);
+        wait_until(|| telemetry.counts().failed == 1);
         collector.behave(Behaviour::Accept);
         telemetry.export(full());
         let counts = shutdown(&telemetry, LONG);
@@ -260,17 +260,16 @@ fn what_comes_after_the_end_is_dropped_and_a_second_end_returns_at_once() {
 fn dropping_the_handle_ends_its_thread() {
     let collector = Collector::start();
     let telemetry = start(&collector.endpoint(), "grpc", &[]);
-    telemetry.export(small(1));
-    let threads = || {
+    let runs = || {
         let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
-        let names = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
-        names.filter(|name| name.trim() == "telemetry").count()
+        let mut names =
+            tasks.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
+        names.any(|name| name.trim() == "telemetry")
     };
-    let before = threads();
+    wait_until(&runs);
+    telemetry.export(small(1));
     drop(telemetry);
-    while threads() >= before && before > 0 {
-        std::thread::yield_now();
-    }
+    wait_until(|| !runs());
 }
 
 #[test]
@@ -287,9 +286,9 @@ fn without_an_endpoint_nothing_runs_and_nothing_is_counted() {
     assert_eq!(shutdown(&telemetry, LONG), Counts::default());
 }
 
-/// Waits for the counter, which nothing announces.
-fn wait_until_failed(telemetry: &Telemetry, spans: u64) {
-    while telemetry.counts().failed < spans {
+/// Waits for what nothing announces.
+fn wait_until(is_so: impl Fn() -> bool) {
+    while !is_so() {
         std::thread::yield_now();
     }
 }
