@@ -234,10 +234,18 @@ pub fn receive<M: DeserializeOwned>(socket: impl AsFd) -> io::Result<Option<(M, 
     }
 }
 
-/// [`receive`] into the caller's buffer; a length of 0 is end of file.
-pub(crate) fn receive_bytes(
+/// Receives one message's bytes if there is one, else `WouldBlock`; a length of 0 is end of file.
+pub(crate) fn receive_bytes_now(
     socket: impl AsFd,
     buffer: &mut [u8],
+) -> io::Result<(usize, Vec<OwnedFd>)> {
+    receive_bytes(socket, buffer, RecvFlags::DONTWAIT)
+}
+
+fn receive_bytes(
+    socket: impl AsFd,
+    buffer: &mut [u8],
+    flags: RecvFlags,
 ) -> io::Result<(usize, Vec<OwnedFd>)> {
     let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
