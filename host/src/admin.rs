@@ -87,7 +87,7 @@ fn is_local(headers: &HeaderMap) -> bool {
 }
 
 async fn readyz(State(host): State<Arc<Host>>) -> Response {
-    if *host.draining.borrow() {
+    if host.draining.is_cancelled() {
         return problem(StatusCode::SERVICE_UNAVAILABLE, "draining");
     }
     let functions = host.functions.load();

@@ -15,7 +15,7 @@ use crate::wasm::{Cache, Key, compiler, hex};
 pub fn compile(arguments: &CompileArguments) -> anyhow::Result<String> {
     let path = &arguments.component;
     let wasm = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let engine = wasmtime::Engine::new(&compiler())?;
+    let engine = wasmtime::Engine::new(&compiler()).map_err(|error| anyhow::anyhow!("{error:#}"))?;
     let code = engine
         .precompile_component(&wasm)
         .map_err(|error| anyhow::anyhow!("{error:#}"))

@@ -219,7 +219,10 @@ impl Updates {
             &socket,
             nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK),
         )?;
-        Ok(Self(AsyncFd::with_interest(socket, Interest::READABLE)?))
+        #[expect(unsafe_code, reason = "tokio's registration trusts its argument to stay open")]
+        // SAFETY: an `OwnedFd` keeps the same descriptor open for as long as it lives.
+        let socket = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?;
+        Ok(Self(socket))
     }
 
     /// The next update.

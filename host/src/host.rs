@@ -14,8 +14,8 @@ use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use baton_otel::{Config, Environment, Recent, Telemetry};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::access::AccessLog;
@@ -74,8 +74,8 @@ pub struct Host {
     pub headers_max: usize,
     /// Whether answers carry `Server-Timing`.
     pub server_timing: bool,
-    /// True once the host is stopping.
-    pub draining: watch::Receiver<bool>,
+    /// Cancelled once the host is stopping.
+    pub draining: CancellationToken,
     /// Everything that outlives a request.
     pub tasks: TaskTracker,
 }
@@ -100,8 +100,7 @@ pub async fn run(
     environment: &Environment,
 ) -> anyhow::Result<()> {
     let bounds = handover.manifest.host.clone();
-    let (drain, draining) = watch::channel(false);
-    let (host, loading) = assemble(&handover, draining, environment)?;
+    let (host, loading) = assemble(&handover, environment)?;
     let loader = loader(&handover)?;
     for (function, artifact) in loading {
         let loader = Arc::clone(&loader);
@@ -112,7 +111,7 @@ pub async fn run(
     until_told_to_stop(&host, Updates::new(control)?).await?;
 
     tracing::info!(grace = ?bounds.grace, "draining");
-    drain.send_replace(true);
+    host.draining.cancel();
     tokio::time::sleep(bounds.drain_delay).await;
     if tokio::time::timeout(bounds.grace, serving.stop()).await.is_err() {
         tracing::warn!(grace = ?bounds.grace, "requests were still in flight after the grace time");
@@ -121,9 +120,7 @@ pub async fn run(
     if let Some(sandboxing) = &host.sandboxing {
         sandboxing.shutdown().await;
     }
-    let telemetry = host.observer.telemetry.clone();
-    // The flush waits for a thread: it is not for a thread that runs tasks.
-    tokio::task::spawn_blocking(move || telemetry.shutdown(FLUSH)).await?;
+    host.observer.telemetry.shutdown(FLUSH).await;
     Ok(())
 }
 
@@ -132,7 +129,6 @@ type Loading = Vec<(Arc<Function>, Artifact)>;
 
 fn assemble(
     handover: &Handover,
-    draining: watch::Receiver<bool>,
     environment: &Environment,
 ) -> anyhow::Result<(Arc<Host>, Loading)> {
     let Manifest { host: bounds, telemetry, .. } = &handover.manifest;
@@ -164,7 +160,7 @@ fn assemble(
         sandboxing,
         headers_max: usize::try_from(bounds.headers.0)?,
         server_timing: bounds.server_timing,
-        draining,
+        draining: CancellationToken::new(),
         tasks,
     };
     Ok((Arc::new(host), loading))

@@ -73,7 +73,7 @@ impl Loader {
     }
 }
 
-fn warn(error: &dyn std::error::Error) {
+fn warn(error: &(dyn std::error::Error + 'static)) {
     tracing::warn!(error, "components are compiled anew at each start");
 }
 

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use baton::cli::{Cli, Command, HostArguments};
 use baton::handover::Handover;
 use baton::manifest::{Faults, Manifest};
+use baton::artifact::{self, Precompiled};
 use baton::{compile, host, supervisor};
 use clap::Parser as _;
 
@@ -34,7 +35,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         }
         Command::Check { config } => {
             let manifest = Manifest::read(&config)?;
-            manifest.check_artifacts()?;
+            artifact::check(&manifest, Precompiled::Refused)?;
             answer(&format!("{}: {} functions, no faults", config.display(), manifest.functions.len()));
             Ok(())
         }
@@ -49,7 +50,7 @@ fn run(command: Command) -> anyhow::Result<()> {
 }
 
 fn serve(manifest: Manifest, places: &supervisor::Places) -> anyhow::Result<()> {
-    manifest.check_artifacts()?;
+    artifact::check(&manifest, Precompiled::Refused)?;
     supervisor::run(manifest, places)
 }
 

@@ -99,11 +99,10 @@ impl Server {
 
     /// Accepts on `listener` until the host drains.
     async fn accept(self: Arc<Self>, listener: Listener, connections: TaskTracker) {
-        let mut draining = self.host.draining.clone();
         loop {
             let accepted = tokio::select! {
                 biased;
-                _ = draining.wait_for(|draining| *draining) => break,
+                () = self.host.draining.cancelled() => break,
                 accepted = self.accept_one(&listener) => accepted,
             };
             self.begin(accepted, &connections).await;
@@ -141,10 +140,9 @@ impl Server {
         });
         let connection = self.http1.serve_connection(TokioIo::new(stream), service).with_upgrades();
         let mut connection = std::pin::pin!(connection);
-        let mut draining = self.host.draining.clone();
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
-            _ = draining.wait_for(|draining| *draining) => {
+            () = self.host.draining.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }

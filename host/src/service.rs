@@ -131,15 +131,11 @@ async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<Source>, Problem> {
     check_head(host, &request)?;
-    let functions = host.functions.load();
-    let name = host_name(&request);
-    let Some((function, prefix)) = functions.lookup(name, request.uri().path()) else {
-        return Err(Problem::new(
-            Kind::NotFound,
-            format!("no function's route matches {}", request.uri().path()),
-        ));
+    let path = request.uri().path();
+    let found = host.functions.load().lookup(host_name(&request), path);
+    let Some((function, prefix)) = found else {
+        return Err(Problem::new(Kind::NotFound, format!("no function's route matches {path}")));
     };
-    let (function, prefix) = (Arc::clone(function), prefix.len());
     held.record.function = Some(Arc::clone(&function));
     let limits = &function.spec.limits;
     check_length(&request, limits.request_body.0)?;
@@ -293,17 +289,12 @@ fn check_length(request: &Request<Incoming>, limit: u64) -> Result<(), Problem> 
     Ok(())
 }
 
-/// The host that a request names, without its port.
+/// The host that a request names, with its port if it names one.
 fn host_name<B>(request: &Request<B>) -> Option<&str> {
-    let authority = match request.uri().authority() {
-        Some(authority) => authority.as_str(),
-        None => request.headers().get(header::HOST)?.to_str().ok()?,
-    };
-    let end = match authority.rfind(']') {
-        Some(bracket) => bracket + 1,
-        None => authority.find(':').unwrap_or(authority.len()),
-    };
-    authority.get(..end)
+    match request.uri().authority() {
+        Some(authority) => Some(authority.as_str()),
+        None => request.headers().get(header::HOST)?.to_str().ok(),
+    }
 }
 
 /// Makes the request what the function sees: the rest of the path, who really asked, no hop-by-hop

@@ -84,7 +84,7 @@ fn copy(file: &mut File) -> io::Result<Artifact> {
 
 fn memory_file() -> io::Result<File> {
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-    match memfd_create("artifact", flags | MFdFlags::MFD_EXEC) {
+    match memfd_create("artifact", flags | MFdFlags::from_bits_retain(nix::libc::MFD_EXEC)) {
         // Before Linux 6.3 every such file is executable and the flag is unknown.
         Err(nix::Error::EINVAL) => Ok(memfd_create("artifact", flags)?.into()),
         file => Ok(file?.into()),

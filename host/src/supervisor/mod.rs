@@ -30,6 +30,22 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 pub use artifacts::{OpenError, seal};
+/// What was asked for cannot be done here: a matter of usage, not a failure.
+#[derive(Debug, thiserror::Error)]
+pub enum Misuse {
+    /// Sandboxes need root.
+    #[error(
+        "function {function} has policy \"native\", which needs sandboxes, which need root; run Baton as root or give the function a component"
+    )]
+    NeedsRoot {
+        /// The function.
+        function: String,
+    },
+    /// A listener cannot be had.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+}
+
 pub use child::{HOST_COMMAND, POOL_COMMAND, PoolArguments};
 pub use listeners::BindError;
 pub use run_dir::RunDir;
@@ -70,7 +86,7 @@ pub fn run(manifest: Manifest, places: &Places) -> anyhow::Result<()> {
     let privileged = nix::unistd::geteuid().is_root();
     require_sandboxes_where_needed(&manifest, privileged)?;
     let run_dir = RunDir::create(places)?;
-    let listeners = Listeners::bind(&manifest.host)?;
+    let listeners = Listeners::bind(&manifest.host).map_err(Misuse::Bind)?;
     let deployments = artifacts::open(&manifest)?;
     let cache = artifacts::cache(&manifest.host, privileged);
     let with_pool = privileged && deployments.iter().any(|function| function.native.is_some());
@@ -97,11 +113,7 @@ fn require_sandboxes_where_needed(manifest: &Manifest, privileged: bool) -> anyh
     }
     let native = |f: &&crate::manifest::Function| f.policy == Policy::Native;
     if let Some(function) = manifest.functions.iter().find(native) {
-        bail!(
-            "function {} has policy \"native\", which needs sandboxes, which need root; run Baton \
-             as root or give the function a component",
-            function.name
-        );
+        return Err(Misuse::NeedsRoot { function: function.name.clone() }.into());
     }
     if manifest.functions.iter().any(|function| function.native.is_some()) {
         tracing::warn!("not root: no sandboxes can be made, everything is served from WebAssembly");

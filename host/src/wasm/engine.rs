@@ -36,7 +36,7 @@ const MEMORIES_PER_COMPONENT: u32 = 4;
 const TABLES_PER_COMPONENT: u32 = 8;
 
 /// Elements that a table may grow to.
-pub const TABLE_ELEMENTS: usize = 100_000;
+pub(super) const TABLE_ELEMENTS: usize = 100_000;
 
 /// What the pool of instances must hold.
 #[derive(Clone, Copy, Debug)]

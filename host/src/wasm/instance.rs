@@ -119,7 +119,7 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    pub fn answer(&self, answer: Result<Response<HyperOutgoingBody>, ErrorCode>) {
+    pub(super) fn answer(&self, answer: Result<Response<HyperOutgoingBody>, ErrorCode>) {
         *self.answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
     }
 

@@ -14,6 +14,7 @@ mod output;
 mod program;
 
 pub use body::GuestBody;
+pub(crate) use cache::hex;
 pub use cache::{Cache, CacheError, Key};
 pub(crate) use engine::compiler;
 pub use engine::{EPOCH, Engine, EngineError, Slots};
