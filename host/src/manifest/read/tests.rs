@@ -473,7 +473,7 @@ fn a_bad_egress_rule_is_told_with_the_good_forms() {
 fn a_place_that_gets_our_trace_is_an_allowed_one() {
     let lines = "egress = { allow = [\"https://a.example\"], trace = [\"https://b.example\"] }";
     insta::assert_snapshot!(said_of_function(lines), @r#"
-    baton.toml:5:55: function.f.egress.trace[0]: "https://b.example" is not allowed; expected an origin of egress.allow
+    baton.toml:5:52: function.f.egress.trace[0]: "https://b.example" is not allowed; expected an origin of egress.allow
     1 fault in baton.toml
     "#);
 }
