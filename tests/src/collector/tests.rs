@@ -266,7 +266,7 @@ fn dropping_the_handle_ends_its_thread() {
             tasks.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
         names.any(|name| name.trim() == "telemetry")
     };
-    wait_until(&runs);
+    wait_until(runs);
     telemetry.export(small(1));
     drop(telemetry);
     wait_until(|| !runs());
