@@ -6,17 +6,21 @@
 //! that value is handed to [`Recent`] and to [`Telemetry`] once. Nothing in this crate knows
 //! Wasmtime, sandboxes or the HTTP server, reads the process's environment, or prints.
 
+mod client;
+mod complaint;
 pub mod context;
 mod convert;
 pub mod names;
 pub mod pipeline;
+mod queue;
 pub mod recent;
 pub mod settings;
 pub mod span;
 
 pub use context::{RequestContext, Sampler, TraceParent};
 pub use opentelemetry::{KeyValue, Value, trace::SpanId, trace::TraceId};
-pub use pipeline::{Counts, StartError, Telemetry};
+pub use pipeline::{StartError, Telemetry};
+pub use queue::Counts;
 pub use recent::Recent;
 pub use settings::{Config, Environment};
 pub use span::{Event, Kind, Span, Status, Trace};

@@ -209,7 +209,7 @@ fn a_batch_that_hangs_is_given_up_and_the_next_one_arrives() {
     for (variable, _) in PROTOCOLS {
         let collector = Collector::start();
         collector.behave(Behaviour::Hang);
-        let quick = [("OTEL_EXPORTER_OTLP_TIMEOUT", "50"), ("OTEL_BSP_SCHEDULE_DELAY", "1")];
+        let quick = [("OTEL_EXPORTER_OTLP_TIMEOUT", "1000"), ("OTEL_BSP_SCHEDULE_DELAY", "1")];
         let telemetry = start(&collector.endpoint(), variable, &quick);
         telemetry.export(small(1));
         wait_until(|| telemetry.counts().failed == 1);
@@ -266,7 +266,7 @@ fn dropping_the_handle_ends_its_thread() {
             tasks.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
         names.any(|name| name.trim() == "telemetry")
     };
-    wait_until(&runs);
+    wait_until(runs);
     telemetry.export(small(1));
     drop(telemetry);
     wait_until(|| !runs());
