@@ -1,1 +1,9 @@
-//! Baton's pool crate.
+//! Baton's sandbox pool: native functions in namespaces and cgroups made by libcontainer.
+//!
+//! Two halves that share only [`protocol`]: [`daemon`] is the privileged, single-threaded process that makes
+//! and removes sandboxes; everything else lives in the unprivileged host. Starting a function in a parked
+//! sandbox ([`activation`]) needs no word from the daemon.
+
+pub mod activation;
+pub mod daemon;
+pub mod protocol;

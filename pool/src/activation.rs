@@ -1,0 +1,260 @@
+//! Starting a function in a parked sandbox, from the host, without a word to the daemon.
+//!
+//! ```text
+//! Parked ──activate──▶ Activating ──outcome──▶ executed (end of file) | StartFailure (step and errno)
+//! ```
+//! The function's limits are written into the cgroup files that the daemon handed over, then the stub in the
+//! sandbox gets one message: executable, listening socket, standard output and error, resource limits, argv and
+//! environment. The caller drops its own copies of the listener and of the pipes' write ends afterwards, so that
+//! a function's death is seen.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::io::Errno;
+
+use crate::protocol::{self, CPU_PERIOD_US, CgroupFile};
+
+/// The shortest CPU quota that the kernel accepts, in microseconds a period.
+const CPU_QUOTA_MIN_US: u128 = 1_000;
+/// What tells the function about its listener. It is process 1 of its pid namespace.
+const LISTEN: [&[u8]; 3] = [b"LISTEN_PID=1", b"LISTEN_FDS=1", b"LISTEN_FDNAMES=http"];
+
+/// What a function may use.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Limits {
+    /// Bytes of memory, swap included.
+    pub memory: u64,
+    /// Cores' worth of CPU time, such as 0.5.
+    pub cpu: f64,
+    /// Processes and threads at once.
+    pub pids: u32,
+    /// Open descriptors at once.
+    pub descriptors: u64,
+}
+
+/// What to start.
+#[derive(Clone, Copy, Debug)]
+pub struct Start<'a> {
+    /// The executable, read-only: a sealed memfd or a file.
+    pub executable: BorrowedFd<'a>,
+    /// A listening socket, the function's descriptor 3.
+    pub listener: BorrowedFd<'a>,
+    /// Where its standard output goes.
+    pub stdout: BorrowedFd<'a>,
+    /// Where its standard error goes.
+    pub stderr: BorrowedFd<'a>,
+    /// Arguments, the program's name first.
+    pub argv: &'a [CString],
+    /// Environment as `NAME=value`; `LISTEN_PID`, `LISTEN_FDS` and `LISTEN_FDNAMES` are added here.
+    pub env: &'a [CString],
+    /// What it may use.
+    pub limits: Limits,
+}
+
+/// A sandbox that waits for its function.
+#[derive(Debug)]
+pub struct Parked {
+    control: OwnedFd,
+    pidfd: OwnedFd,
+    files: Vec<(CgroupFile, OwnedFd)>,
+}
+
+/// A sandbox that was told its function; [`AsFd`] is the control socket, readable once the outcome is known.
+#[derive(Debug)]
+pub struct Activating {
+    control: OwnedFd,
+    pidfd: OwnedFd,
+    freezer: Option<Freezer>,
+}
+
+/// Stops and continues every process of a sandbox.
+#[derive(Debug)]
+pub struct Freezer {
+    file: CgroupFile,
+    descriptor: OwnedFd,
+}
+
+/// Why the function could not be executed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{step} failed: {}", io::Error::from_raw_os_error(*.errno))]
+pub struct StartFailure {
+    /// What the stub was doing, a system call's name.
+    pub step: String,
+    /// What the kernel answered.
+    pub errno: i32,
+}
+
+impl Parked {
+    /// From the descriptors of [`FromDaemon::Parked`](crate::protocol::FromDaemon::Parked).
+    ///
+    /// # Errors
+    /// `InvalidData` when their number does not match `files`.
+    pub fn new(files: &[CgroupFile], descriptors: Vec<OwnedFd>) -> io::Result<Parked> {
+        let count = descriptors.len();
+        let mut descriptors = descriptors.into_iter();
+        match (descriptors.next(), descriptors.next()) {
+            (Some(control), Some(pidfd)) if count == files.len() + 2 => Ok(Parked {
+                control,
+                pidfd,
+                files: files.iter().copied().zip(descriptors).collect(),
+            }),
+            _ => Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("{count} descriptors came with {} cgroup files", files.len()),
+            )),
+        }
+    }
+
+    /// The sandbox's init: readable once it has ended.
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    /// Writes the function's limits and hands it over to the stub, which executes it.
+    ///
+    /// # Errors
+    /// When a limit cannot be written or the stub is gone. The sandbox is then of no use and has to be removed.
+    pub fn activate(self, start: &Start<'_>) -> io::Result<Activating> {
+        self.write_limits(&start.limits)?;
+        let descriptors = [start.executable, start.listener, start.stdout, start.stderr];
+        protocol::send_bytes(&self.control, &encode(start)?, &descriptors)?;
+        let freezer = self.files.into_iter().find_map(|(file, descriptor)| {
+            matches!(file, CgroupFile::FreezerState | CgroupFile::Freeze)
+                .then_some(Freezer { file, descriptor })
+        });
+        Ok(Activating { control: self.control, pidfd: self.pidfd, freezer })
+    }
+
+    fn write_limits(&self, limits: &Limits) -> io::Result<()> {
+        let quota = cpu_quota(limits.cpu)?;
+        for (file, descriptor) in &self.files {
+            match file {
+                CgroupFile::MemoryLimit | CgroupFile::MemoryMax => {
+                    match write_number(descriptor, limits.memory) {
+                        // v1 refuses memory past the limit of memory and swap: that one comes first, then.
+                        Err(Errno::INVAL) => {}
+                        written => written?,
+                    }
+                }
+                CgroupFile::MemoryAndSwapLimit => {
+                    write_number(descriptor, limits.memory)?;
+                    if let Some((_, memory)) =
+                        self.files.iter().find(|(file, _)| *file == CgroupFile::MemoryLimit)
+                    {
+                        write_number(memory, limits.memory)?;
+                    }
+                }
+                CgroupFile::SwapMax => write_number(descriptor, 0)?,
+                CgroupFile::CpuQuota => write_number(descriptor, quota)?,
+                CgroupFile::CpuMax => write(descriptor, &format!("{quota} {CPU_PERIOD_US}"))?,
+                CgroupFile::PidsMax => write_number(descriptor, u64::from(limits.pids))?,
+                CgroupFile::FreezerState | CgroupFile::Freeze => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn write_number(descriptor: &OwnedFd, number: u64) -> Result<(), Errno> {
+    write(descriptor, &number.to_string())
+}
+
+fn write(descriptor: &OwnedFd, text: &str) -> Result<(), Errno> {
+    rustix::io::retry_on_intr(|| rustix::io::write(descriptor, text.as_bytes())).map(drop)
+}
+
+/// Microseconds of CPU time in each period.
+fn cpu_quota(cores: f64) -> io::Result<u64> {
+    let period = Duration::from_micros(CPU_PERIOD_US).as_secs_f64();
+    Duration::try_from_secs_f64(cores * period)
+        .ok()
+        .and_then(|quota| u64::try_from(quota.as_micros().max(CPU_QUOTA_MIN_US)).ok())
+        .ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidInput, format!("{cores} is no number of cores"))
+        })
+}
+
+/// The stub's message, in the machine's byte order: the numbers of arguments, environment entries and resource
+/// limits as `u32` and a zero; each limit as three `u64`, resource, soft and hard; then the strings with their NUL.
+fn encode(start: &Start<'_>) -> io::Result<Vec<u8>> {
+    let rlimits = [(libc::RLIMIT_NOFILE, start.limits.descriptors), (libc::RLIMIT_CORE, 0)];
+    let mut message = Vec::with_capacity(1024);
+    for count in [start.argv.len(), start.env.len() + LISTEN.len(), rlimits.len(), 0] {
+        let count = u32::try_from(count)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        message.extend(count.to_ne_bytes());
+    }
+    for (resource, limit) in rlimits {
+        for number in [u64::from(resource), limit, limit] {
+            message.extend(number.to_ne_bytes());
+        }
+    }
+    let strings = start.argv.iter().chain(start.env).map(|text| text.as_bytes()).chain(LISTEN);
+    for string in strings {
+        message.extend(string);
+        message.push(0);
+    }
+    Ok(message)
+}
+
+impl Activating {
+    /// What became of it, without waiting. A stub that was killed looks executed: ask the pidfd.
+    ///
+    /// # Errors
+    /// `WouldBlock` while it is open, or when the control socket cannot be read.
+    pub fn outcome(&self) -> io::Result<Result<(), StartFailure>> {
+        let mut report = [0; 64];
+        let (length, _) = protocol::receive_bytes_now(&self.control, &mut report)?;
+        if length == 0 {
+            return Ok(Ok(()));
+        }
+        match report[..length].split_first_chunk() {
+            Some((errno, step)) => Ok(Err(StartFailure {
+                step: String::from_utf8_lossy(step).into_owned(),
+                errno: i32::from_ne_bytes(*errno),
+            })),
+            None => {
+                Err(io::Error::new(io::ErrorKind::InvalidData, "the stub's report was cut short"))
+            }
+        }
+    }
+
+    /// The sandbox's init: readable once it has ended.
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    /// Keeps the init's pidfd and the freezer and closes the control socket, once the outcome is known.
+    pub fn into_parts(self) -> (OwnedFd, Option<Freezer>) {
+        (self.pidfd, self.freezer)
+    }
+}
+
+impl Freezer {
+    /// Stops every process; on v1 some may still run for a moment.
+    ///
+    /// # Errors
+    /// When the sandbox is gone.
+    pub fn freeze(&self) -> io::Result<()> {
+        let text = if self.file == CgroupFile::Freeze { "1" } else { "FROZEN" };
+        Ok(write(&self.descriptor, text)?)
+    }
+
+    /// Lets them continue.
+    ///
+    /// # Errors
+    /// When the sandbox is gone.
+    pub fn thaw(&self) -> io::Result<()> {
+        let text = if self.file == CgroupFile::Freeze { "0" } else { "THAWED" };
+        Ok(write(&self.descriptor, text)?)
+    }
+}
+
+impl AsFd for Activating {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.control.as_fd()
+    }
+}
