@@ -6,4 +6,7 @@
 
 pub mod activation;
 pub mod daemon;
+pub mod lifecycle;
 pub mod protocol;
+pub mod reason;
+pub mod schedule;

@@ -218,6 +218,93 @@ mod tests {
                 }
             }
         }
-        insta::assert_snapshot!(table, @"");
+        insta::assert_snapshot!(table, @r"
+        Creating
+          Created -> Parked
+          Drain -> Removing
+          Remove -> Removing
+          Gone -> Removed
+        Parked
+          Activate -> Activating
+          Drain -> Removing
+          Remove -> Removing
+          Gone -> Removed
+        Activating
+          Executed -> Starting(0)
+          Drain -> Removing
+          Remove -> Removing
+          Gone -> Removed
+        Starting(0)
+          Accepted -> Idle
+          Lease -> Starting(1)
+          Drain -> Removing
+          Remove -> Removing
+          Gone -> Removed
+        Starting(1)
+          Accepted -> Leased(1)
+          Lease -> Starting(2)
+          Release -> Starting(0)
+          Taint -> Removing
+          Drain -> Draining(1)
+          Remove -> Removing
+          Gone -> Removed
+        Starting(2)
+          Accepted -> Leased(2)
+          Lease -> Starting(3)
+          Release -> Starting(1)
+          Taint -> Draining(1)
+          Drain -> Draining(2)
+          Remove -> Removing
+          Gone -> Removed
+        Idle
+          Lease -> Leased(1)
+          Drain -> Removing
+          Remove -> Removing
+          Freeze -> Frozen
+          Gone -> Removed
+        Leased(1)
+          Lease -> Leased(2)
+          Release -> Idle
+          Taint -> Removing
+          Drain -> Draining(1)
+          Remove -> Removing
+          Gone -> Removed
+        Leased(2)
+          Lease -> Leased(3)
+          Release -> Leased(1)
+          Taint -> Draining(1)
+          Drain -> Draining(2)
+          Remove -> Removing
+          Gone -> Removed
+        Frozen
+          Drain -> Removing
+          Remove -> Removing
+          Thaw -> Idle
+          Gone -> Removed
+        Draining(1)
+          Accepted -> Draining(1)
+          Release -> Removing
+          Taint -> Removing
+          Drain -> Draining(1)
+          Remove -> Removing
+          Gone -> Removed
+        Draining(2)
+          Accepted -> Draining(2)
+          Release -> Draining(1)
+          Taint -> Draining(1)
+          Drain -> Draining(2)
+          Remove -> Removing
+          Gone -> Removed
+        Removing
+          Created -> Removing
+          Executed -> Removing
+          Accepted -> Removing
+          Release -> Removing
+          Taint -> Removing
+          Drain -> Removing
+          Remove -> Removing
+          Gone -> Removed
+        Removed
+        ");
     }
 }

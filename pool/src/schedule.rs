@@ -427,13 +427,7 @@ impl Schedule {
         }
     }
 
-    fn wait(
-        &mut self,
-        now: Instant,
-        id: FunctionId,
-        waiter: Waiter,
-        effects: &mut Vec<Effect>,
-    ) {
+    fn wait(&mut self, now: Instant, id: FunctionId, waiter: Waiter, effects: &mut Vec<Effect>) {
         let refusal = match self.functions.get_mut(&id) {
             None => Some(LeaseError::Draining),
             Some(function) if function.retired || self.closing => Some(LeaseError::Draining),
@@ -649,12 +643,10 @@ impl Schedule {
             return self.wake_by(until);
         }
         let doubted = function.backoff.in_doubt();
-        let unproven = |id: &SandboxId| {
-            self.sandboxes[id].owner.as_ref().is_some_and(|owner| !owner.reported)
-        };
+        let unproven =
+            |id: &SandboxId| self.sandboxes[id].owner.as_ref().is_some_and(|owner| !owner.reported);
         let target = function.target(wanted);
-        while function.serving + function.queued < target && function.held() < function.policy.max
-        {
+        while function.serving + function.queued < target && function.held() < function.policy.max {
             if doubted && (function.queued > 0 || function.owned.iter().any(unproven)) {
                 return;
             }
@@ -666,17 +658,14 @@ impl Schedule {
     /// Refuses the waiters of a function that has no sandbox and none on the way.
     fn refuse_hopeless(&mut self, id: FunctionId, effects: &mut Vec<Effect>) {
         let Some(function) = self.functions.get_mut(&id) else { return };
-        let dying = |id: &SandboxId| {
-            self.sandboxes[id].owner.as_ref().is_some_and(|owner| !owner.reported)
-        };
+        let dying =
+            |id: &SandboxId| self.sandboxes[id].owner.as_ref().is_some_and(|owner| !owner.reported);
         if function.held() > 0 || function.owned.iter().any(dying) {
             return;
         }
         let error = match function.backoff.reason().or_else(|| self.creation.reason()) {
             Some(reason) => LeaseError::StartFailed { reason: reason.clone() },
-            None => {
-                LeaseError::Saturated { max: function.policy.max, waited: Duration::ZERO }
-            }
+            None => LeaseError::Saturated { max: function.policy.max, waited: Duration::ZERO },
         };
         refuse_all(function, &error, effects);
     }

@@ -65,7 +65,9 @@ impl Schedule {
             .sandboxes
             .iter()
             .filter(|(_, sandbox)| matches!(sandbox.state, State::Idle | State::Frozen))
-            .filter_map(|(id, sandbox)| Some((sandbox.since, *id, sandbox.owner.as_ref()?.function)))
+            .filter_map(|(id, sandbox)| {
+                Some((sandbox.since, *id, sandbox.owner.as_ref()?.function))
+            })
             .filter(|(_, _, function)| spare.is_none_or(|(spared, _)| spared != *function))
             .collect();
         idle.sort_unstable();
@@ -77,11 +79,8 @@ impl Schedule {
             *left -= usize::from(spare);
             spare
         });
-        let generic = self
-            .parked
-            .iter()
-            .copied()
-            .filter(|id| spare.is_none_or(|(_, spared)| spared != *id));
+        let generic =
+            self.parked.iter().copied().filter(|id| spare.is_none_or(|(_, spared)| spared != *id));
         idle.into_iter().map(|(_, id, _)| id).chain(generic).collect()
     }
 }
