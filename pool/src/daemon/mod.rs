@@ -302,9 +302,13 @@ impl Daemon {
     fn terminate(&self, id: SandboxId) {
         // Whoever is dead already needs no signal.
         match self.sandboxes.get(&id) {
-            Some(Sandbox::Live { init }) => drop(kill_process(*init, Signal::TERM)),
+            Some(Sandbox::Live { init }) => {
+                let _ = kill_process(*init, Signal::TERM);
+            }
             Some(Sandbox::Inherited { processes }) => {
-                processes.iter().for_each(|pidfd| drop(pidfd_send_signal(pidfd, Signal::TERM)));
+                for pidfd in processes {
+                    let _ = pidfd_send_signal(pidfd, Signal::TERM);
+                }
             }
             Some(Sandbox::Queued { .. } | Sandbox::Making { .. }) | None => {}
         }

@@ -14,44 +14,60 @@ use baton_pool::activation::{Activating, Limits, Parked, Start, StartFailure};
 use baton_pool::protocol::{self, FromDaemon, SandboxId, Step, ToDaemon};
 use rustix::event::{PollFd, PollFlags, poll};
 
-pub const LIMITS: Limits = Limits { memory: 64 << 20, cpu: 1.0, pids: 16, descriptors: 128 };
+pub(crate) const LIMITS: Limits = Limits { memory: 64 << 20, cpu: 1.0, pids: 16, descriptors: 128 };
 
 /// A daemon with a state directory and a control group of its own; dropped, it is ended and all of it removed.
-pub struct Daemon {
-    pub run: Run,
-    pub host: OwnedFd,
-    pub process: Child,
+pub(crate) struct Daemon {
+    pub(crate) run: Run,
+    pub(crate) host: OwnedFd,
+    pub(crate) process: Child,
 }
 
 /// What outlives a daemon: its names.
 #[derive(Clone)]
-pub struct Run {
-    pub id: String,
-    pub state_root: PathBuf,
-    pub cgroup_root: String,
+pub(crate) struct Run {
+    pub(crate) state_root: PathBuf,
+    pub(crate) cgroup_root: String,
 }
 
 impl Run {
-    pub fn new() -> Run {
+    pub(crate) fn new() -> Run {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let id = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let state_root = std::env::temp_dir().join(format!("baton-test-{id}"));
         fs::create_dir_all(state_root.join("run")).unwrap();
-        Run { cgroup_root: format!("baton/test-{id}"), id, state_root }
+        Run { cgroup_root: format!("baton/test-{id}"), state_root }
     }
 
-    pub fn cgroup(&self) -> String {
+    pub(crate) fn cgroup(&self) -> String {
         format!("{}/run", self.cgroup_root)
     }
 
     /// A directory of this run in some v1 hierarchy or the v2 one that exists.
-    pub fn cgroup_directories(&self) -> Vec<PathBuf> {
+    pub(crate) fn cgroup_directories(&self) -> Vec<PathBuf> {
         let roots = fs::read_dir("/sys/fs/cgroup").unwrap().flatten().map(|entry| entry.path());
         let roots = roots.chain([PathBuf::from("/sys/fs/cgroup")]);
         roots.map(|root| root.join(&self.cgroup_root)).filter(|path| path.exists()).collect()
     }
 
-    pub fn clean(&self) {
+    /// Nothing is left of any sandbox or of the daemon's own group.
+    pub(crate) fn check_empty(&self) {
+        let left: Vec<_> = self
+            .cgroup_directories()
+            .into_iter()
+            .filter(|directory| directory.join("run").exists())
+            .collect();
+        assert!(left.is_empty(), "{left:?}");
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(!mounts.contains(self.state_root.to_str().unwrap()));
+        assert_eq!(
+            fs::read_dir(self.state_root.join("run")).unwrap().count(),
+            0,
+            "the state directory itself stays empty"
+        );
+    }
+
+    pub(crate) fn clean(&self) {
         let (_, failed) = baton_pool::daemon::sweep::sweep(&self.state_root, &self.cgroup_root);
         assert!(failed.is_empty(), "{failed:?}");
         for directory in self.cgroup_directories() {
@@ -62,11 +78,11 @@ impl Run {
 }
 
 impl Daemon {
-    pub fn start() -> Daemon {
+    pub(crate) fn start() -> Daemon {
         Daemon::start_in(Run::new(), 2)
     }
 
-    pub fn start_in(run: Run, workers: u32) -> Daemon {
+    pub(crate) fn start_in(run: Run, workers: u32) -> Daemon {
         let (daemon, host) = protocol::channel().unwrap();
         let process = Command::new(example())
             .arg(run.state_root.join("run"))
@@ -80,21 +96,21 @@ impl Daemon {
         started
     }
 
-    pub fn tell(&self, message: &ToDaemon) {
+    pub(crate) fn tell(&self, message: &ToDaemon) {
         protocol::send(&self.host, message, &[]).unwrap();
     }
 
-    pub fn hear(&mut self) -> (FromDaemon, Vec<OwnedFd>) {
+    pub(crate) fn hear(&mut self) -> (FromDaemon, Vec<OwnedFd>) {
         protocol::receive(&self.host).unwrap().expect("the daemon lives")
     }
 
-    pub fn park(&mut self, id: u64) -> Sandbox {
+    pub(crate) fn park(&mut self, id: u64) -> Sandbox {
         self.tell(&ToDaemon::Create { id: SandboxId(id), scratch: 0 });
         self.parked()
     }
 
     /// The next message, which has to be of a parked sandbox.
-    pub fn parked(&mut self) -> Sandbox {
+    pub(crate) fn parked(&mut self) -> Sandbox {
         match self.hear() {
             (FromDaemon::Parked { id, pid, files, steps }, descriptors) => {
                 Sandbox { id, pid, steps, parked: Parked::new(&files, descriptors).unwrap() }
@@ -104,13 +120,27 @@ impl Daemon {
     }
 
     /// Removes it and answers the daemon's last word on it.
-    pub fn remove(&mut self, id: SandboxId) -> FromDaemon {
+    pub(crate) fn remove(&mut self, id: SandboxId) -> FromDaemon {
         self.tell(&ToDaemon::Remove { id });
         self.hear().0
     }
 
+    /// Children of the daemon that make sandboxes, when there is no sandbox.
+    pub(crate) fn workers(&self) -> Vec<i32> {
+        let pid = self.process.id();
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        children.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+    }
+
+    /// Kills it without a chance to remove anything.
+    pub(crate) fn kill(mut self) -> Run {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+        self.run
+    }
+
     /// Lets the daemon end and checks that it left nothing.
-    pub fn end(mut self) {
+    pub(crate) fn end(mut self) {
         drop(self.host);
         assert!(self.process.wait().unwrap().success());
         assert!(
@@ -120,28 +150,28 @@ impl Daemon {
     }
 }
 
-pub struct Sandbox {
-    pub id: SandboxId,
-    pub pid: u32,
-    pub steps: Vec<Step>,
-    pub parked: Parked,
+pub(crate) struct Sandbox {
+    pub(crate) id: SandboxId,
+    pub(crate) pid: u32,
+    pub(crate) steps: Vec<Step>,
+    pub(crate) parked: Parked,
 }
 
 /// A function that runs, and the socket to reach it.
-pub struct Function {
-    pub id: SandboxId,
-    pub pid: u32,
-    pub socket: PathBuf,
-    pub output: UnixStream,
-    pub activating: Activating,
+pub(crate) struct Function {
+    pub(crate) id: SandboxId,
+    pub(crate) pid: u32,
+    pub(crate) socket: PathBuf,
+    pub(crate) output: UnixStream,
+    pub(crate) activating: Activating,
 }
 
 impl Sandbox {
-    pub fn activate(self, run: &Run, limits: Limits) -> Function {
+    pub(crate) fn activate(self, run: &Run, limits: Limits) -> Function {
         self.execute(run, limits, &File::open(server()).unwrap()).expect("the server starts")
     }
 
-    pub fn execute(
+    pub(crate) fn execute(
         self,
         run: &Run,
         limits: Limits,
@@ -167,13 +197,34 @@ impl Sandbox {
 }
 
 impl Function {
-    pub fn get(&self, path: &str) -> io::Result<String> {
+    pub(crate) fn get(&self, path: &str) -> io::Result<String> {
         get(&self.socket, path)
     }
 }
 
+/// A field of `/proc/PID/status`.
+pub(crate) fn status(pid: u32, field: &str) -> String {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    line.unwrap_or_else(|| panic!("{field}")).trim().to_owned()
+}
+
+/// A file of a sandbox's group, by its v1 controller.
+pub(crate) fn cgroup_file(run: &Run, id: SandboxId, controller: &str, name: &str) -> String {
+    let root = Path::new("/sys/fs/cgroup");
+    let root = if is_v2() { root.to_owned() } else { root.join(controller) };
+    fs::read_to_string(root.join(run.cgroup()).join(id.to_string()).join(name))
+        .unwrap()
+        .trim()
+        .to_owned()
+}
+
+pub(crate) fn is_v2() -> bool {
+    Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+}
+
 /// The body of an answer with status 200.
-pub fn get(socket: &Path, path: &str) -> io::Result<String> {
+pub(crate) fn get(socket: &Path, path: &str) -> io::Result<String> {
     let mut connection = UnixStream::connect(socket)?;
     connection.write_all(format!("GET {path} HTTP/1.1\r\nhost: test\r\n\r\n").as_bytes())?;
     let mut answer = String::new();
@@ -191,7 +242,7 @@ fn example() -> PathBuf {
 }
 
 /// The function's static executable, compiled once.
-pub fn server() -> &'static Path {
+pub(crate) fn server() -> &'static Path {
     static SERVER: OnceLock<PathBuf> = OnceLock::new();
     SERVER.get_or_init(|| {
         let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
