@@ -4,7 +4,7 @@
 //! Parked ──activate──▶ Activating ──outcome──▶ executed (end of file) | StartFailure (step and errno)
 //! ```
 //! The function's limits are written into the cgroup files that the daemon handed over, then the stub in the
-//! sandbox gets one message: executable, listening socket, standard output and error, resource limits, argv and
+//! sandbox gets one message: listening socket, executable, standard output and error, resource limits, argv and
 //! environment. The caller drops its own copies of the listener and of the pipes' write ends afterwards, so that
 //! a function's death is seen.
 
@@ -119,7 +119,7 @@ impl Parked {
     /// When a limit cannot be written or the stub is gone. The sandbox is then of no use and has to be removed.
     pub fn activate(self, start: &Start<'_>) -> io::Result<Activating> {
         self.write_limits(&start.limits)?;
-        let descriptors = [start.executable, start.listener, start.stdout, start.stderr];
+        let descriptors = [start.listener, start.executable, start.stdout, start.stderr];
         protocol::send_bytes(&self.control, &encode(start)?, &descriptors)?;
         let freezer = self.files.into_iter().find_map(|(file, descriptor)| {
             matches!(file, CgroupFile::FreezerState | CgroupFile::Freeze)

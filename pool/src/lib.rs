@@ -5,5 +5,16 @@
 //! sandbox ([`activation`]) needs no word from the daemon.
 
 pub mod activation;
+pub mod client;
 pub mod daemon;
+mod driver;
+mod keeper;
+pub mod lease;
+pub mod lifecycle;
+pub mod output;
 pub mod protocol;
+mod readiness;
+pub mod reason;
+pub mod schedule;
+pub mod spec;
+mod warm;

@@ -226,8 +226,22 @@ pub(crate) fn send_bytes(
 /// # Errors
 /// `WouldBlock` on a nonblocking socket without a message, `InvalidData` for what is not a whole message.
 pub fn receive<M: DeserializeOwned>(socket: impl AsFd) -> io::Result<Option<(M, Vec<OwnedFd>)>> {
+    receive_message(socket, RecvFlags::empty())
+}
+
+/// [`receive`] that never waits, whatever the socket is.
+pub(crate) fn receive_now<M: DeserializeOwned>(
+    socket: impl AsFd,
+) -> io::Result<Option<(M, Vec<OwnedFd>)>> {
+    receive_message(socket, RecvFlags::DONTWAIT)
+}
+
+fn receive_message<M: DeserializeOwned>(
+    socket: impl AsFd,
+    flags: RecvFlags,
+) -> io::Result<Option<(M, Vec<OwnedFd>)>> {
     let mut buffer = vec![0; MESSAGE_MAX];
-    let (length, descriptors) = receive_bytes(socket, &mut buffer, RecvFlags::empty())?;
+    let (length, descriptors) = receive_bytes(socket, &mut buffer, flags)?;
     match buffer.get(..length) {
         None | Some([]) => Ok(None),
         Some(text) => Ok(Some((serde_json::from_slice(text)?, descriptors))),

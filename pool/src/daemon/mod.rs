@@ -1,3 +1,725 @@
 //! The privileged process: makes sandboxes, watches them and removes them.
+//!
+//! One thread and one loop. It owns the control group `cgroup_parent` and everything below; a sandbox's group is
+//! `cgroup_parent/ID` and tells a restarted daemon what its predecessor left. Workers ([`worker`]) make sandboxes,
+//! and each sandbox's init ends up as this process's child, so that its end is always seen here.
+//!
+//! ```text
+//! Queued ─▶ Making ─▶ Live ─▶ (reaped, group removed) Gone      Inherited ─▶ Gone
+//!   └─────────┴─ Remove or failure ─▶ Gone or CreateFailed
+//! ```
+//!
+//! It ends when the host's socket does or on SIGTERM, and then nothing of its sandboxes is left.
 
+mod cgroup;
 pub mod probe;
+mod seccomp;
+mod spec;
+mod state;
+pub mod sweep;
+mod worker;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error as StdError;
+use std::fs;
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{SigSet, SigmaskHow, Signal as NixSignal, sigprocmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::{ForkResult, fork};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{
+    Pid, PidfdFlags, Resource, Rlimit, Signal, WaitOptions, WaitStatus, getpid, getrlimit,
+    kill_process, pidfd_open, pidfd_send_signal, set_child_subreaper,
+    set_parent_process_death_signal, setrlimit, umask, waitpid,
+};
+
+use self::cgroup::{Group, Hierarchies, Usage};
+use self::probe::Machine;
+use self::worker::{Job, Report, Workshop};
+use crate::protocol::{self, Exit, FromDaemon, SandboxId, ToDaemon};
+
+/// Longest time that making a sandbox may take; the slowest seen needed 40 ms.
+const MAKING_MAX: Duration = Duration::from_secs(10);
+/// Descriptors that the daemon and the sandboxes' later limits may use.
+const DESCRIPTORS: u64 = 1 << 20;
+
+/// What a daemon is told at its start.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// A directory to build its own small file system over; nothing is written to the directory itself.
+    pub state: PathBuf,
+    /// The control group that it owns, such as `baton/ID`.
+    pub cgroup_parent: String,
+    /// Sandboxes made at once.
+    pub workers: usize,
+    /// Outside users and groups for sandboxes, two each; nobody else's, never 0 or 65534.
+    pub uids: Range<u32>,
+}
+
+/// Why the daemon did not start or did not end cleanly.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It would fork with other threads around.
+    #[error("the pool daemon needs a process with one thread, this one has {0}")]
+    Threads(usize),
+    /// The range of users does not hold a single sandbox or has one that belongs to somebody.
+    #[error("the users {}..{} cannot be given to sandboxes", .0.start, .0.end)]
+    Users(Range<u32>),
+    /// This machine lacks something.
+    #[error("sandboxes are not possible here: {0}")]
+    Machine(String),
+    /// It could not set itself up.
+    #[error("the pool daemon cannot {0}")]
+    Setup(&'static str, #[source] io::Error),
+    /// The system call filter does not compile.
+    #[error("the pool daemon cannot compile the system call filter")]
+    Filter(#[source] seccompiler::BackendError),
+    /// The loop could not go on.
+    #[error("the pool daemon lost its footing")]
+    Loop(#[source] io::Error),
+    /// Something of its sandboxes is left.
+    #[error("the pool daemon could not remove everything")]
+    Removal(#[source] io::Error),
+}
+
+/// Runs the daemon in this process until the host is gone or SIGTERM comes. `host` is one end of
+/// [`channel`](protocol::channel). The process should have been executed for this: with one thread, without
+/// environment variables, and with nothing open but `host` and its standard descriptors.
+///
+/// # Errors
+/// When it cannot start, or cannot go on, or cannot remove everything; in every case what can be removed is.
+pub fn run(config: Config, host: OwnedFd) -> Result<(), Error> {
+    let mut daemon = Daemon::start(config, host)?;
+    let ended = daemon.serve().map_err(Error::Loop);
+    let removed = daemon.remove_everything().map_err(Error::Removal);
+    ended.and(removed)
+}
+
+struct Daemon {
+    config: Config,
+    workshop: Workshop,
+    host: OwnedFd,
+    signals: SignalFd,
+    workers: Vec<Worker>,
+    sandboxes: BTreeMap<SandboxId, Sandbox>,
+}
+
+struct Worker {
+    pid: Pid,
+    socket: OwnedFd,
+    state: WorkerState,
+}
+
+enum WorkerState {
+    Idle,
+    Making {
+        id: SandboxId,
+        since: Instant,
+        failure: Option<String>,
+    },
+    /// Its sandbox is made, and it is about to end.
+    Done,
+}
+
+enum Sandbox {
+    /// Waits for a worker.
+    Queued { scratch: u64 },
+    /// A worker is at it; a doomed one is removed as soon as it is made.
+    Making { doomed: bool },
+    /// Its init is this process's child (or about to be).
+    Live { init: Pid },
+    /// Of a daemon that died; somebody else reaps its processes.
+    Inherited { processes: Vec<OwnedFd> },
+}
+
+/// Whether to go on.
+enum Flow {
+    On,
+    End,
+}
+
+impl Daemon {
+    fn start(config: Config, host: OwnedFd) -> Result<Daemon, Error> {
+        let threads = fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
+        if threads != 1 {
+            return Err(Error::Threads(threads));
+        }
+        let users = &config.uids;
+        if users.start == 0 || users.len() < spec::UIDS_EACH as usize || users.contains(&65534) {
+            return Err(Error::Users(config.uids.clone()));
+        }
+        let missing = Machine::probe().missing();
+        if !missing.is_empty() {
+            return Err(Error::Machine(missing.join("; ")));
+        }
+        prepare_process().map_err(|error| Error::Setup("prepare its process", error))?;
+        let signals = take_signals().map_err(|error| Error::Setup("take signals", error))?;
+        state::enter(&config.state)
+            .map_err(|error| Error::Setup("build its file system", error))?;
+        let stub =
+            state::install_stub().map_err(|error| Error::Setup("install the stub", error))?;
+        let workshop = Workshop {
+            hierarchies: Hierarchies::find(),
+            stub: Rc::new(stub),
+            entry_filter: seccomp::entry_filter(),
+            function_filter: Rc::new(seccomp::function_filter().map_err(Error::Filter)?),
+        };
+        let mut daemon = Daemon {
+            config,
+            workshop,
+            host,
+            signals,
+            workers: Vec::new(),
+            sandboxes: BTreeMap::new(),
+        };
+        daemon.hire().map_err(|error| Error::Setup("fork its workers", error))?;
+        Ok(daemon)
+    }
+
+    fn serve(&mut self) -> io::Result<()> {
+        let machine = Machine::probe();
+        if let Flow::End = self.tell(&FromDaemon::Ready { machine }, &[])? {
+            return Ok(());
+        }
+        loop {
+            let ready = self.wait()?;
+            if ready.signals && matches!(self.on_signals()?, Flow::End) {
+                return Ok(());
+            }
+            for index in 0..self.workers.len() {
+                if let Flow::End = self.hear_worker(index)? {
+                    return Ok(());
+                }
+            }
+            if let Flow::End = self.check_inherited()? {
+                return Ok(());
+            }
+            if ready.host && matches!(self.on_host()?, Flow::End) {
+                return Ok(());
+            }
+            self.give_up_late_workers();
+            self.assign()?;
+        }
+    }
+
+    /// Waits until there is something to do.
+    fn wait(&self) -> io::Result<Ready> {
+        let mut watched =
+            vec![PollFd::new(&self.signals, PollFlags::IN), PollFd::new(&self.host, PollFlags::IN)];
+        // A worker that is done, or reported a failure, has nothing more to say; its end comes as a signal.
+        let speaking = self
+            .workers
+            .iter()
+            .filter(|worker| matches!(worker.state, WorkerState::Making { failure: None, .. }));
+        watched.extend(speaking.map(|worker| PollFd::new(&worker.socket, PollFlags::IN)));
+        for sandbox in self.sandboxes.values() {
+            if let Sandbox::Inherited { processes } = sandbox {
+                watched.extend(processes.iter().map(|pidfd| PollFd::new(pidfd, PollFlags::IN)));
+            }
+        }
+        let first_deadline = self.workers.iter().filter_map(Worker::deadline).min();
+        let patience = first_deadline
+            .map(|deadline| Timespec::try_from(deadline.saturating_duration_since(Instant::now())))
+            .transpose()
+            .map_err(io::Error::other)?;
+        rustix::io::retry_on_intr(|| poll(&mut watched, patience.as_ref()))?;
+        Ok(Ready {
+            signals: !watched[0].revents().is_empty(),
+            host: !watched[1].revents().is_empty(),
+        })
+    }
+
+    fn on_signals(&mut self) -> io::Result<Flow> {
+        while let Some(signal) = self.signals.read_signal()? {
+            if signal.ssi_signo == NixSignal::SIGTERM as u32 {
+                return Ok(Flow::End);
+            }
+        }
+        self.reap()
+    }
+
+    fn on_host(&mut self) -> io::Result<Flow> {
+        match protocol::receive(&self.host) {
+            Ok(Some((ToDaemon::Hello { in_use }, _))) => {
+                self.take_over(&in_use.into_iter().collect())
+            }
+            Ok(Some((ToDaemon::Create { id, scratch }, _))) => self.queue(id, scratch),
+            Ok(Some((ToDaemon::Terminate { id }, _))) => {
+                self.terminate(id);
+                Ok(Flow::On)
+            }
+            Ok(Some((ToDaemon::Remove { id }, _))) => self.remove(id),
+            Ok(None) => Ok(Flow::End),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(Flow::End),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes what an earlier daemon left but for `in_use`, which is kept until it is asked for or dies.
+    fn take_over(&mut self, in_use: &BTreeSet<SandboxId>) -> io::Result<Flow> {
+        for name in self.group().children() {
+            let group = self.group().child(&name);
+            match name.parse().map(SandboxId) {
+                Ok(id) if in_use.contains(&id) => {
+                    let processes = group.processes().into_iter();
+                    let processes = processes
+                        .filter_map(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
+                        .collect();
+                    self.sandboxes.insert(id, Sandbox::Inherited { processes });
+                }
+                _ => {
+                    group.kill()?;
+                    group.remove()?;
+                }
+            }
+        }
+        for id in in_use {
+            if !self.sandboxes.contains_key(id)
+                && let Flow::End = self.tell_gone(*id, None, Usage::default())?
+            {
+                return Ok(Flow::End);
+            }
+        }
+        Ok(Flow::On)
+    }
+
+    fn queue(&mut self, id: SandboxId, scratch: u64) -> io::Result<Flow> {
+        let uid = self.uid(id);
+        if self.sandboxes.keys().any(|other| self.uid(*other) == uid) {
+            let error = format!("its user {uid} is taken by a sandbox that is still there");
+            return self.tell(&FromDaemon::CreateFailed { id, error }, &[]);
+        }
+        self.sandboxes.insert(id, Sandbox::Queued { scratch });
+        Ok(Flow::On)
+    }
+
+    fn terminate(&self, id: SandboxId) {
+        // Whoever is dead already needs no signal.
+        match self.sandboxes.get(&id) {
+            Some(Sandbox::Live { init }) => {
+                let _ = kill_process(*init, Signal::TERM);
+            }
+            Some(Sandbox::Inherited { processes }) => {
+                for pidfd in processes {
+                    let _ = pidfd_send_signal(pidfd, Signal::TERM);
+                }
+            }
+            Some(Sandbox::Queued { .. } | Sandbox::Making { .. }) | None => {}
+        }
+    }
+
+    fn remove(&mut self, id: SandboxId) -> io::Result<Flow> {
+        match self.sandboxes.get_mut(&id) {
+            None => Ok(Flow::On),
+            Some(Sandbox::Queued { .. }) => {
+                self.sandboxes.remove(&id);
+                self.tell_gone(id, None, Usage::default())
+            }
+            Some(Sandbox::Making { doomed }) => {
+                *doomed = true;
+                Ok(Flow::On)
+            }
+            Some(Sandbox::Live { init }) => {
+                let init = *init;
+                self.end(id, init);
+                Ok(Flow::On)
+            }
+            Some(Sandbox::Inherited { .. }) => {
+                self.group_of(id).kill()?;
+                self.finish(id, None)
+            }
+        }
+    }
+
+    /// Kills a sandbox's init, and with it everything in its pid namespace; the rest follows when it is reaped.
+    fn end(&self, id: SandboxId, init: Pid) {
+        // It is our child and not reaped, so that this pid is its own.
+        let _ = kill_process(init, Signal::KILL);
+        self.group_of(id).thaw();
+    }
+
+    /// Gives idle workers the longest waiting sandboxes.
+    fn assign(&mut self) -> io::Result<()> {
+        for index in 0..self.workers.len() {
+            if !matches!(self.workers[index].state, WorkerState::Idle) {
+                continue;
+            }
+            let next = self.sandboxes.iter().find_map(|(id, sandbox)| match sandbox {
+                Sandbox::Queued { scratch } => Some((*id, *scratch)),
+                _ => None,
+            });
+            let Some((id, scratch)) = next else { break };
+            let job = Job {
+                id,
+                cgroup: format!("/{}/{id}", self.config.cgroup_parent.trim_matches('/')),
+                uid: self.uid(id),
+                scratch,
+            };
+            let worker = &mut self.workers[index];
+            match protocol::send(&worker.socket, &job, &[]) {
+                Ok(()) => {
+                    worker.state = WorkerState::Making { id, since: Instant::now(), failure: None };
+                    self.sandboxes.insert(id, Sandbox::Making { doomed: false });
+                }
+                // It was killed while idle: the next round has its successor.
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a worker's report if there is one.
+    fn hear_worker(&mut self, index: usize) -> io::Result<Flow> {
+        let worker = &mut self.workers[index];
+        let WorkerState::Making { id, ref mut failure, .. } = worker.state else {
+            return Ok(Flow::On);
+        };
+        match protocol::receive_now::<Report>(&worker.socket) {
+            Ok(Some((Report::Parked { pid, files, steps }, descriptors))) => {
+                worker.state = WorkerState::Done;
+                let Some(init) = Pid::from_raw(pid) else { return Ok(Flow::On) };
+                let doomed = matches!(
+                    self.sandboxes.insert(id, Sandbox::Live { init }),
+                    Some(Sandbox::Making { doomed: true })
+                );
+                if doomed {
+                    self.end(id, init);
+                    return Ok(Flow::On);
+                }
+                let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+                self.tell(
+                    &FromDaemon::Parked { id, pid: pid.unsigned_abs(), files, steps },
+                    &descriptors,
+                )
+            }
+            Ok(Some((Report::Failed { error }, _))) => {
+                *failure = Some(error);
+                Ok(Flow::On)
+            }
+            // Nothing yet, or it died, which a signal tells.
+            Ok(None) => Ok(Flow::On),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionReset
+                ) =>
+            {
+                Ok(Flow::On)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Collects every child that has ended.
+    fn reap(&mut self) -> io::Result<Flow> {
+        loop {
+            let (pid, status) = match waitpid(None, WaitOptions::NOHANG) {
+                Ok(Some(ended)) => ended,
+                Ok(None) | Err(rustix::io::Errno::CHILD) => return Ok(Flow::On),
+                Err(error) => return Err(error.into()),
+            };
+            // A worker reports before it ends, and only then is its sandbox's init a child of this process: what the
+            // dead child is can be told once every report is heard.
+            for index in 0..self.workers.len() {
+                if let Flow::End = self.hear_worker(index)? {
+                    return Ok(Flow::End);
+                }
+            }
+            let flow = if let Some(index) = self.workers.iter().position(|worker| worker.pid == pid)
+            {
+                self.on_worker_end(index, status)?
+            } else if let Some(id) = self.live(pid) {
+                self.finish(id, exit_of(status))?
+            } else {
+                // What was left of a creation that failed.
+                Flow::On
+            };
+            if let Flow::End = flow {
+                return Ok(Flow::End);
+            }
+        }
+    }
+
+    fn live(&self, pid: Pid) -> Option<SandboxId> {
+        let is_init = |sandbox: &Sandbox| matches!(sandbox, Sandbox::Live { init } if *init == pid);
+        self.sandboxes.iter().find_map(|(id, sandbox)| is_init(sandbox).then_some(*id))
+    }
+
+    fn on_worker_end(&mut self, index: usize, status: WaitStatus) -> io::Result<Flow> {
+        let worker = self.workers.swap_remove(index);
+        self.hire()?;
+        let WorkerState::Making { id, failure, .. } = worker.state else { return Ok(Flow::On) };
+        let error = failure.unwrap_or_else(|| match exit_of(status) {
+            Some(exit) => format!("its worker ended half way with {exit}"),
+            None => "its worker ended half way".to_owned(),
+        });
+        self.clear_up(id)?;
+        match self.sandboxes.remove(&id) {
+            Some(Sandbox::Making { doomed: true }) => self.tell_gone(id, None, Usage::default()),
+            _ => self.tell(&FromDaemon::CreateFailed { id, error }, &[]),
+        }
+    }
+
+    /// Removes whatever a worker left of a sandbox that it did not finish.
+    fn clear_up(&mut self, id: SandboxId) -> io::Result<()> {
+        loop {
+            // Taken before the reports are heard: a child that is unknown after that belongs to no good sandbox.
+            let children = children();
+            for index in 0..self.workers.len() {
+                self.hear_worker(index)?;
+            }
+            let known = |pid: &Pid| {
+                self.workers.iter().any(|worker| worker.pid == *pid) || self.live(*pid).is_some()
+            };
+            let orphans: Vec<Pid> = children.into_iter().filter(|pid| !known(pid)).collect();
+            if orphans.is_empty() {
+                break;
+            }
+            for pid in orphans {
+                let _ = kill_process(pid, Signal::KILL);
+                rustix::io::retry_on_intr(|| waitpid(Some(pid), WaitOptions::empty()))?;
+            }
+        }
+        self.group_of(id).kill()?;
+        self.group_of(id).remove()?;
+        for directory in [state::BUNDLES, state::CONTAINERS] {
+            match fs::remove_dir_all(format!("{directory}/{id}")) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Finishes sandboxes of an earlier daemon whose processes are dead.
+    fn check_inherited(&mut self) -> io::Result<Flow> {
+        let mut dead = Vec::new();
+        let parent = self.workshop.hierarchies.group(&self.config.cgroup_parent);
+        for (id, sandbox) in &mut self.sandboxes {
+            let Sandbox::Inherited { processes } = sandbox else { continue };
+            processes.retain(is_alive);
+            if processes.is_empty() {
+                // Its init may have started others since they were listed.
+                *processes = open_processes(&parent.child(id.to_string()));
+            }
+            if processes.is_empty() {
+                dead.push(*id);
+            }
+        }
+        for id in dead {
+            if let Flow::End = self.finish(id, None)? {
+                return Ok(Flow::End);
+            }
+        }
+        Ok(Flow::On)
+    }
+
+    /// Removes a sandbox whose processes are dead, and says so.
+    fn finish(&mut self, id: SandboxId, exit: Option<Exit>) -> io::Result<Flow> {
+        let group = self.group_of(id);
+        let usage = group.usage();
+        group.remove()?;
+        self.sandboxes.remove(&id);
+        self.tell_gone(id, exit, usage)
+    }
+
+    fn tell_gone(&self, id: SandboxId, exit: Option<Exit>, usage: Usage) -> io::Result<Flow> {
+        let Usage { oom_kills, cpu_ns, memory_peak } = usage;
+        self.tell(&FromDaemon::Gone { id, exit, oom_kills, cpu_ns, memory_peak }, &[])
+    }
+
+    fn tell(
+        &self,
+        message: &FromDaemon,
+        descriptors: &[rustix::fd::BorrowedFd<'_>],
+    ) -> io::Result<Flow> {
+        match protocol::send(&self.host, message, descriptors) {
+            Ok(()) => Ok(Flow::On),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+                ) =>
+            {
+                Ok(Flow::End)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn give_up_late_workers(&self) {
+        let now = Instant::now();
+        for worker in self
+            .workers
+            .iter()
+            .filter(|worker| worker.deadline().is_some_and(|deadline| deadline <= now))
+        {
+            let _ = kill_process(worker.pid, Signal::KILL);
+        }
+    }
+
+    /// Brings the workers up to their number.
+    fn hire(&mut self) -> io::Result<()> {
+        while self.workers.len() < self.config.workers.max(1) {
+            let worker = self.fork_worker()?;
+            self.workers.push(worker);
+        }
+        Ok(())
+    }
+
+    #[expect(
+        unsafe_code,
+        reason = "fork, and leaving a forked process without running this one's destructors"
+    )]
+    fn fork_worker(&self) -> io::Result<Worker> {
+        let (socket, inside) = protocol::channel()?;
+        let daemon = getpid();
+        // SAFETY: this process has one thread, so that the child may do whatever this process may.
+        match unsafe { fork() }? {
+            ForkResult::Parent { child } => {
+                let pid = Pid::from_raw(child.as_raw()).ok_or(io::ErrorKind::InvalidData)?;
+                Ok(Worker { pid, socket, state: WorkerState::Idle })
+            }
+            ForkResult::Child => {
+                let others =
+                    [self.host.as_raw_fd(), self.signals.as_fd().as_raw_fd(), socket.as_raw_fd()];
+                let others = others
+                    .into_iter()
+                    .chain(self.workers.iter().map(|worker| worker.socket.as_raw_fd()));
+                let worked = begin_work(daemon, others)
+                    .and_then(|()| worker::work(inside.as_fd(), &self.workshop));
+                // SAFETY: ends the process at once; everything it shares with its parent is the parent's to clean.
+                unsafe { libc::_exit(i32::from(worked.is_err())) }
+            }
+        }
+    }
+
+    fn uid(&self, id: SandboxId) -> u32 {
+        let Range { start, end } = self.config.uids;
+        let slots = u64::from((end - start) / spec::UIDS_EACH);
+        // Below the number of slots, which came from a u32.
+        start + u32::try_from(id.0 % slots).unwrap_or(0) * spec::UIDS_EACH
+    }
+
+    fn group(&self) -> Group<'_> {
+        self.workshop.hierarchies.group(&self.config.cgroup_parent)
+    }
+
+    fn group_of(&self, id: SandboxId) -> Group<'_> {
+        self.group().child(id.to_string())
+    }
+
+    /// The end: no worker, no sandbox, no group.
+    fn remove_everything(&mut self) -> io::Result<()> {
+        for worker in &self.workers {
+            let _ = kill_process(worker.pid, Signal::KILL);
+        }
+        // A half-made sandbox's processes become children of this process when their worker is gone, and may be in
+        // no group yet.
+        for worker in self.workers.drain(..) {
+            rustix::io::retry_on_intr(|| waitpid(Some(worker.pid), WaitOptions::empty()))?;
+        }
+        loop {
+            let children = children();
+            if children.is_empty() {
+                break;
+            }
+            self.group().children().iter().for_each(|name| self.group().child(name).thaw());
+            for pid in children {
+                let _ = kill_process(pid, Signal::KILL);
+                rustix::io::retry_on_intr(|| waitpid(Some(pid), WaitOptions::empty()))?;
+            }
+        }
+        self.group().kill()?;
+        self.group().remove()
+    }
+}
+
+impl Worker {
+    fn deadline(&self) -> Option<Instant> {
+        match self.state {
+            WorkerState::Making { since, .. } => Some(since + MAKING_MAX),
+            WorkerState::Idle | WorkerState::Done => None,
+        }
+    }
+}
+
+/// Which of the two descriptors that matter most have something.
+struct Ready {
+    signals: bool,
+    host: bool,
+}
+
+fn prepare_process() -> io::Result<()> {
+    umask(rustix::fs::Mode::from_raw_mode(0o022));
+    set_child_subreaper(Some(getpid()))?;
+    nix::unistd::setgroups(&[])?;
+    let allowed =
+        getrlimit(Resource::Nofile).maximum.map_or(DESCRIPTORS, |maximum| maximum.max(DESCRIPTORS));
+    let descriptors = Rlimit { current: Some(DESCRIPTORS), maximum: Some(allowed) };
+    Ok(setrlimit(Resource::Nofile, descriptors)?)
+}
+
+/// SIGCHLD and SIGTERM come by descriptor. SIGINT, which a terminal sends to everybody, is left to the supervisor.
+fn take_signals() -> io::Result<SignalFd> {
+    let mut taken = SigSet::empty();
+    taken.extend([NixSignal::SIGCHLD, NixSignal::SIGTERM, NixSignal::SIGINT]);
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&taken), None)?;
+    Ok(SignalFd::with_flags(&taken, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
+}
+
+/// What a forked worker does first: dies with the daemon, takes signals as usual, lets go of the daemon's own.
+fn begin_work(daemon: Pid, others: impl Iterator<Item = RawFd>) -> io::Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    if rustix::process::getppid() != Some(daemon) {
+        return Err(io::ErrorKind::NotConnected.into());
+    }
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
+    for descriptor in others {
+        nix::unistd::close(descriptor)?;
+    }
+    Ok(())
+}
+
+fn exit_of(status: WaitStatus) -> Option<Exit> {
+    status.exit_status().map(Exit::Code).or_else(|| status.terminating_signal().map(Exit::Signal))
+}
+
+fn open_processes(group: &Group<'_>) -> Vec<OwnedFd> {
+    group
+        .processes()
+        .into_iter()
+        .filter_map(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
+        .collect()
+}
+
+fn is_alive(pidfd: &OwnedFd) -> bool {
+    let mut watched = [PollFd::new(pidfd, PollFlags::IN)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut watched, Some(&now)).is_ok_and(|ready| ready == 0)
+}
+
+/// This process's children, dead ones included.
+fn children() -> Vec<Pid> {
+    let text = fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
+    text.split_whitespace().filter_map(|pid| pid.parse().ok().and_then(Pid::from_raw)).collect()
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn StdError) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        line.push_str(": ");
+        line.push_str(&error.to_string());
+        cause = error.source();
+    }
+    line
+}

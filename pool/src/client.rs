@@ -1,0 +1,558 @@
+//! The pool as the host sees it: add functions, lease their sandboxes, hear what becomes of them.
+//!
+//! ```text
+//! requests ──try_lease, lease, release──▶ Shared: a short mutex around the Schedule
+//!                                            ▲ events        │ effects
+//!                        keepers, one a ─────┤               ▼
+//!                        running sandbox ◀── driver ◀──SEQPACKET──▶ pool daemon
+//! ```
+//! The mutex is never held over I/O, an await or the host's code. A lease of a warm sandbox and its
+//! return touch nothing else, so they cost no task switch.
+
+use crate::driver;
+use crate::lease::{Endpoint, Lease, Phase};
+use crate::output::Stream;
+use crate::protocol::SandboxId;
+use crate::reason::{LeaseError, Reason, Usage};
+use crate::schedule::{
+    Bounds, Cause, Effect, Event, FunctionId, SandboxInfo, Schedule, Statistics, WaiterId,
+};
+use crate::spec::FunctionSpec;
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+use tokio::sync::{Notify, oneshot, watch};
+
+/// The pool's own configuration.
+#[derive(Clone, Debug)]
+pub struct PoolConfig {
+    /// Generic sandboxes kept ready.
+    pub parked: usize,
+    /// Bytes that all sandboxes may cost together.
+    pub memory: u64,
+    /// Creations at once.
+    pub creating_max: usize,
+    /// Requests of one function that may wait at once.
+    pub waiters_max: usize,
+    /// A directory of mode 0700 that is the host's own and empty, for the functions' sockets; its
+    /// path is at most 80 bytes long, for the sake of `sun_path`.
+    pub sockets: PathBuf,
+}
+
+/// What the pool has to tell.
+#[derive(Clone, Debug)]
+pub enum PoolEvent {
+    /// A start is over.
+    Prepared {
+        /// Of which function.
+        function: FunctionId,
+        /// In which sandbox.
+        sandbox: SandboxId,
+        /// Its init.
+        pid: u32,
+        /// Which request caused it.
+        cause: Cause,
+        /// It accepts connections, or why not.
+        outcome: Result<(), Reason>,
+        /// What was done, from creation on.
+        phases: Vec<Phase>,
+    },
+    /// Nothing is left of a sandbox.
+    Gone {
+        /// Whose it was.
+        function: Option<FunctionId>,
+        /// Which.
+        sandbox: SandboxId,
+        /// Why.
+        reason: Reason,
+        /// What it used over its life.
+        usage: Usage,
+    },
+    /// A function wrote a line, without its line feed, at most [`LINE_MAX`](crate::output::LINE_MAX) bytes long.
+    Output {
+        /// Which function.
+        function: FunctionId,
+        /// In which sandbox.
+        sandbox: SandboxId,
+        /// Where to.
+        stream: Stream,
+        /// What.
+        line: Vec<u8>,
+    },
+}
+
+/// Hears what the pool has to tell, on the pool's own tasks: it must be quick.
+pub type Events = Arc<dyn Fn(PoolEvent) + Send + Sync>;
+
+/// The sandbox pool. `C` is the host's idea of a connection kept alive.
+pub struct Pool<C: Send + 'static> {
+    shared: Arc<Shared<C>>,
+}
+
+impl<C: Send + 'static> Clone for Pool<C> {
+    fn clone(&self) -> Self {
+        Pool { shared: Arc::clone(&self.shared) }
+    }
+}
+
+/// What the pool, its leases, its driver and its keepers share.
+pub(crate) struct Shared<C: Send + 'static> {
+    inner: Mutex<Inner<C>>,
+    /// The driver has something to do.
+    pub(crate) changed: Notify,
+    pub(crate) statistics: watch::Sender<Statistics>,
+    pub(crate) closed: watch::Sender<bool>,
+    events: Events,
+}
+
+struct Inner<C: Send + 'static> {
+    schedule: Schedule,
+    effects: Vec<Effect>,
+    records: BTreeMap<SandboxId, Record<C>>,
+    waiters: BTreeMap<WaiterId, oneshot::Sender<Answer<C>>>,
+    specs: BTreeMap<FunctionId, Arc<FunctionSpec>>,
+    daemon: Option<OwnedFd>,
+    /// When the driver wakes up by itself.
+    armed: Option<Instant>,
+    next: u64,
+}
+
+/// What is known of a parked or running sandbox beside its place in the schedule.
+struct Record<C> {
+    pid: u32,
+    phases: Vec<Phase>,
+    endpoint: Option<Arc<Endpoint<C>>>,
+}
+
+type Answer<C> = Result<Lease<C>, LeaseError>;
+type Grant<C> = Result<(Arc<Endpoint<C>>, bool), LeaseError>;
+
+/// What the driver has to do now.
+pub(crate) struct Work {
+    pub(crate) daemon: Option<OwnedFd>,
+    pub(crate) effects: Vec<Effect>,
+    pub(crate) wake: Option<Instant>,
+    pub(crate) statistics: Statistics,
+}
+
+impl<C: Send + 'static> Pool<C> {
+    /// A pool without functions and without a daemon, and the future that does its work. The
+    /// future ends after [`Pool::shutdown`]; dropping it earlier abandons the sandboxes to the daemon.
+    pub fn start(config: PoolConfig, events: Events) -> (Pool<C>, impl Future<Output = ()> + Send) {
+        let bounds = Bounds {
+            parked: config.parked,
+            memory: config.memory,
+            creating_max: config.creating_max,
+            waiters_max: config.waiters_max,
+        };
+        let shared = Arc::new(Shared {
+            inner: Mutex::new(Inner {
+                schedule: Schedule::new(bounds),
+                effects: Vec::new(),
+                records: BTreeMap::new(),
+                waiters: BTreeMap::new(),
+                specs: BTreeMap::new(),
+                daemon: None,
+                armed: None,
+                next: 0,
+            }),
+            changed: Notify::new(),
+            statistics: watch::Sender::default(),
+            closed: watch::Sender::default(),
+            events,
+        });
+        let driver = driver::drive(Arc::clone(&shared), config.sockets);
+        (Pool { shared }, driver)
+    }
+
+    /// Takes up work with a daemon, the first one or the next. Sandboxes of the one before finish
+    /// the requests that they have.
+    pub fn connect(&self, daemon: OwnedFd) {
+        self.shared.lock().daemon = Some(daemon);
+        self.shared.changed.notify_one();
+    }
+
+    /// Adds a revision of a function.
+    pub fn add(&self, spec: FunctionSpec) -> FunctionId {
+        let policy = spec.policy();
+        let mut added = FunctionId(0);
+        self.shared.tell_with(|inner| {
+            added = FunctionId(inner.number());
+            inner.specs.insert(added, Arc::new(spec));
+            Event::Add(added, policy)
+        });
+        added
+    }
+
+    /// Gives a function no more requests; its sandboxes end when they have none.
+    pub fn retire(&self, function: FunctionId) {
+        self.shared.tell_with(|inner| {
+            inner.specs.remove(&function);
+            Event::Retire(function)
+        });
+    }
+
+    /// A warm sandbox with room, if there is one.
+    pub fn try_lease(&self, function: FunctionId) -> Option<Lease<C>> {
+        let now = Instant::now();
+        let mut inner = self.shared.lock();
+        let id = inner.schedule.try_lease(now, function)?;
+        // Whatever is warm was executed, and then its endpoint was noted.
+        let endpoint = Arc::clone(inner.records.get(&id)?.endpoint.as_ref()?);
+        drop(inner);
+        Some(Lease::new(Arc::clone(&self.shared), endpoint, false))
+    }
+
+    /// Has sandboxes started for the `wanted` requests that are now in flight in a function, as
+    /// far as its bounds, the budget and its recent failures allow.
+    pub fn prepare(&self, function: FunctionId, wanted: u32, cause: Cause) {
+        self.shared.tell(Event::Prepare { function, wanted, cause });
+    }
+
+    /// A sandbox with room, as soon as there is one; it may not have accepted a connection yet.
+    /// Dropping the future gives up the place in the queue.
+    ///
+    /// # Errors
+    /// Why there is none, at the latest after the function's start timeout.
+    pub async fn lease(&self, function: FunctionId, cause: Cause) -> Result<Lease<C>, LeaseError> {
+        let (sender, receiver) = oneshot::channel();
+        let mut waiter = WaiterId(0);
+        self.shared.tell_with(|inner| {
+            waiter = WaiterId(inner.number());
+            inner.waiters.insert(waiter, sender);
+            Event::Wait { function, waiter, cause }
+        });
+        let mut waiting = Waiting { shared: &self.shared, function, waiter, receiver };
+        // A warm sandbox was granted already, and polling might yield all the same.
+        match waiting.receiver.try_recv() {
+            Ok(answer) => answer,
+            Err(_) => (&mut waiting.receiver).await.unwrap_or(Err(LeaseError::Draining)),
+        }
+    }
+
+    /// Ends all sandboxes, each after its grace time at the latest, and returns when nothing of
+    /// them is left or no daemon is there to end them.
+    pub async fn shutdown(&self) {
+        self.shared.tell(Event::Shutdown);
+        // The sender lives in `shared`, so waiting cannot fail.
+        let _ = self.shared.closed.subscribe().wait_for(|closed| *closed).await;
+    }
+
+    /// The pool in numbers, brought up to date whenever a sandbox enters another stage of its life.
+    pub fn statistics(&self) -> watch::Receiver<Statistics> {
+        self.shared.statistics.subscribe()
+    }
+
+    /// Every sandbox there is, as of now.
+    pub fn sandboxes(&self) -> Vec<SandboxInfo> {
+        let inner = self.shared.lock();
+        inner
+            .schedule
+            .sandboxes(Instant::now())
+            .map(|info| SandboxInfo {
+                pid: inner.records.get(&info.id).map(|record| record.pid),
+                ..info
+            })
+            .collect()
+    }
+}
+
+impl<C: Send + 'static> Inner<C> {
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    /// Takes the answers to waiters out of the newest effects; leases are made of them unlocked.
+    fn answers(&mut self, from: usize) -> Vec<(oneshot::Sender<Answer<C>>, Grant<C>)> {
+        let is_answer =
+            |effect: &mut Effect| matches!(effect, Effect::Grant { .. } | Effect::Refuse { .. });
+        let (records, waiters) = (&self.records, &mut self.waiters);
+        let answer = |effect| match effect {
+            Effect::Grant { waiter, sandbox, cold } => {
+                let endpoint = records.get(&sandbox)?.endpoint.as_ref()?;
+                Some((waiters.remove(&waiter)?, Ok((Arc::clone(endpoint), cold))))
+            }
+            Effect::Refuse { waiter, error } => Some((waiters.remove(&waiter)?, Err(error))),
+            _ => None,
+        };
+        self.effects.extract_if(from.., is_answer).filter_map(answer).collect()
+    }
+}
+
+impl<C: Send + 'static> Shared<C> {
+    fn lock(&self) -> MutexGuard<'_, Inner<C>> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the schedule what happened.
+    pub(crate) fn tell(self: &Arc<Self>, event: Event) {
+        self.tell_with(|_| event);
+    }
+
+    /// Tells the schedule what happened, together with what has to be noted at the same moment;
+    /// answers waiters at once and leaves the rest to the driver.
+    fn tell_with(self: &Arc<Self>, note: impl FnOnce(&mut Inner<C>) -> Event) {
+        let mut guard = self.lock();
+        let inner = &mut *guard;
+        let event = note(inner);
+        let before = inner.effects.len();
+        inner.schedule.on(Instant::now(), event, &mut inner.effects);
+        let answers = inner.answers(before);
+        let early = match (inner.schedule.wake(), inner.armed) {
+            (Some(wake), Some(armed)) => wake < armed,
+            (wake, None) => wake.is_some(),
+            (None, Some(_)) => false,
+        };
+        let busy = early || inner.effects.len() > before;
+        drop(guard);
+        if busy {
+            self.changed.notify_one();
+        }
+        for (waiter, grant) in answers {
+            let answer = grant.map(|(endpoint, cold)| Lease::new(Arc::clone(self), endpoint, cold));
+            // Who went away in the meantime did the sandbox no harm.
+            if let Err(Ok(lease)) = waiter.send(answer) {
+                lease.release();
+            }
+        }
+    }
+
+    /// Notes that a sandbox is parked.
+    pub(crate) fn parked(self: &Arc<Self>, id: SandboxId, pid: u32, phases: Vec<Phase>) {
+        self.tell_with(|inner| {
+            inner.records.insert(id, Record { pid, phases, endpoint: None });
+            Event::Created(id)
+        });
+    }
+
+    /// Notes how the function in a sandbox is reached, given how it came so far.
+    pub(crate) fn executed(
+        self: &Arc<Self>,
+        id: SandboxId,
+        endpoint: impl FnOnce(Vec<Phase>) -> Endpoint<C>,
+    ) {
+        self.tell_with(|inner| {
+            if let Some(record) = inner.records.get_mut(&id) {
+                let endpoint = endpoint(record.phases.clone());
+                record.phases.clone_from(&endpoint.phases);
+                record.endpoint = Some(Arc::new(endpoint));
+            }
+            Event::Executed(id)
+        });
+    }
+
+    /// Notes that the function in a sandbox accepts.
+    pub(crate) fn accepted(self: &Arc<Self>, id: SandboxId, phase: Phase) {
+        self.tell_with(|inner| {
+            if let Some(record) = inner.records.get_mut(&id) {
+                record.phases.push(phase);
+            }
+            Event::Accepted(id)
+        });
+    }
+
+    /// The init of a sandbox and how it came so far.
+    pub(crate) fn progress(&self, id: SandboxId) -> Option<(u32, Vec<Phase>)> {
+        self.lock().records.get(&id).map(|record| (record.pid, record.phases.clone()))
+    }
+
+    /// Forgets a sandbox that is gone.
+    pub(crate) fn forget(&self, id: SandboxId) {
+        // The host's connections in it are dropped after the lock.
+        let _record = self.lock().records.remove(&id);
+    }
+
+    pub(crate) fn spec(&self, function: FunctionId) -> Option<Arc<FunctionSpec>> {
+        self.lock().specs.get(&function).cloned()
+    }
+
+    pub(crate) fn report(&self, event: PoolEvent) {
+        (self.events)(event);
+    }
+
+    /// Hands the driver its work and notes until when it will sleep.
+    pub(crate) fn work(&self) -> Work {
+        let mut inner = self.lock();
+        inner.armed = inner.schedule.wake();
+        Work {
+            daemon: inner.daemon.take(),
+            effects: std::mem::take(&mut inner.effects),
+            wake: inner.armed,
+            statistics: inner.schedule.statistics(),
+        }
+    }
+}
+
+/// A place in the queue; given up by dropping it.
+struct Waiting<'a, C: Send + 'static> {
+    shared: &'a Arc<Shared<C>>,
+    function: FunctionId,
+    waiter: WaiterId,
+    receiver: oneshot::Receiver<Answer<C>>,
+}
+
+impl<C: Send + 'static> Drop for Waiting<'_, C> {
+    fn drop(&mut self) {
+        self.receiver.close();
+        match self.receiver.try_recv() {
+            // Granted, but nobody came for it: the sandbox is as good as before.
+            Ok(Ok(lease)) => lease.release(),
+            Ok(Err(_)) => {}
+            Err(_) => self.shared.tell_with(|inner| {
+                inner.waiters.remove(&self.waiter);
+                Event::Cancel(self.function, self.waiter)
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! What a lease does to its sandbox; the tests play the driver and need no daemon.
+
+    use super::{Event, FunctionId, Pool, PoolConfig, Shared};
+    use crate::activation::Limits;
+    use crate::lease::{Endpoint, Phase};
+    use crate::lifecycle::State;
+    use crate::protocol::SandboxId;
+    use crate::schedule::{Cause, Effect};
+    use crate::spec::FunctionSpec;
+    use std::fs::File;
+    use std::sync::{Arc, Mutex};
+    use std::task::{Context, Poll, Waker};
+    use std::time::{Duration, SystemTime};
+
+    fn pool(parked: usize) -> Pool<u32> {
+        let config = PoolConfig {
+            parked,
+            memory: 1 << 30,
+            creating_max: 4,
+            waiters_max: 10,
+            sockets: "/nowhere".into(),
+        };
+        let (pool, _driver) = Pool::start(config, Arc::new(|_| {}));
+        pool.shared.tell(Event::Connected);
+        pool.shared.tell(Event::Ready);
+        pool
+    }
+
+    fn spec() -> FunctionSpec {
+        FunctionSpec {
+            name: "test".into(),
+            executable: File::open("/dev/null").unwrap().into(),
+            argv: Vec::new(),
+            env: Vec::new(),
+            limits: Limits { memory: 64 << 20, cpu: 1.0, pids: 8, descriptors: 64 },
+            scratch: 0,
+            min: 0,
+            max: 1,
+            concurrency: 1,
+            idle_timeout: Duration::from_secs(60),
+            start_timeout: Duration::from_secs(10),
+            grace: Duration::from_secs(5),
+        }
+    }
+
+    /// Does at once whatever the schedule wants done.
+    fn drive(shared: &Arc<Shared<u32>>) {
+        for effect in shared.work().effects {
+            match effect {
+                Effect::Create { sandbox, .. } => shared.parked(sandbox, 7, Vec::new()),
+                Effect::Activate { sandbox, .. } => {
+                    shared.executed(sandbox, |phases| endpoint(sandbox, phases));
+                    let now = SystemTime::now();
+                    let phase = Phase { name: "ready".to_owned(), start: now, end: now };
+                    shared.accepted(sandbox, phase);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn endpoint(id: SandboxId, phases: Vec<Phase>) -> Endpoint<u32> {
+        Endpoint {
+            id,
+            pid: 7,
+            path: "/nowhere".into(),
+            first: Mutex::new(None),
+            idle: Mutex::new(Vec::new()),
+            idle_max: 1,
+            phases,
+        }
+    }
+
+    fn warm() -> (Pool<u32>, FunctionId) {
+        let pool = pool(1);
+        let function = pool.add(spec());
+        drive(&pool.shared);
+        pool.prepare(function, 1, Cause::default());
+        drive(&pool.shared);
+        (pool, function)
+    }
+
+    fn states(pool: &Pool<u32>, function: FunctionId) -> Vec<State> {
+        let sandboxes = pool.sandboxes().into_iter();
+        sandboxes.filter(|it| it.function == Some(function)).map(|it| it.state).collect()
+    }
+
+    #[test]
+    fn a_released_sandbox_serves_again_with_the_connection_left_in_it() {
+        let (pool, function) = warm();
+        let lease = pool.try_lease(function).unwrap();
+        assert!(pool.try_lease(function).is_none());
+        lease.put_idle(42);
+        lease.put_idle(43);
+        lease.release();
+        let lease = pool.try_lease(function).unwrap();
+        assert_eq!([lease.take_idle(), lease.take_idle()], [Some(42), None]);
+        lease.release();
+        assert_eq!(states(&pool, function), [State::Idle]);
+    }
+
+    #[test]
+    fn a_lease_dropped_unreleased_ends_its_sandbox() {
+        let (pool, function) = warm();
+        drop(pool.try_lease(function).unwrap());
+        assert!(pool.try_lease(function).is_none());
+        assert_eq!(states(&pool, function), [State::Removing]);
+    }
+
+    #[tokio::test]
+    async fn a_lease_waits_for_a_start_and_says_so() {
+        let pool = pool(0);
+        let function = pool.add(spec());
+        let mut lease = Box::pin(pool.lease(function, Cause::default()));
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(lease.as_mut().poll(&mut context).is_pending());
+        drive(&pool.shared);
+        drive(&pool.shared);
+        assert!(lease.await.unwrap().was_cold());
+    }
+
+    #[test]
+    fn a_grant_that_nobody_came_for_leaves_the_sandbox_warm() {
+        let (pool, function) = warm();
+        let held = pool.try_lease(function).unwrap();
+        let mut lease = Box::pin(pool.lease(function, Cause::default()));
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(lease.as_mut().poll(&mut context).is_pending());
+        held.release();
+        assert_eq!(states(&pool, function), [State::Leased(std::num::NonZeroU32::MIN)]);
+        drop(lease);
+        assert_eq!(states(&pool, function), [State::Idle]);
+    }
+
+    #[test]
+    fn a_given_up_wait_is_forgotten() {
+        let pool = pool(0);
+        let function = pool.add(spec());
+        let mut lease = Box::pin(pool.lease(function, Cause::default()));
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(matches!(lease.as_mut().poll(&mut context), Poll::Pending));
+        drop(lease);
+        assert!(pool.shared.lock().waiters.is_empty());
+    }
+}

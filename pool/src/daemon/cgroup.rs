@@ -1,0 +1,325 @@
+//! Control groups of sandboxes, on v1 and v2.
+//!
+//! libcontainer makes a sandbox's group; everything after that is here: its limit files, what it used, and its
+//! removal, which has to work as well for groups that a killed process left behind. A group is a path below the
+//! root of every hierarchy at once.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use cgroups_rs::fs::hierarchies;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use super::probe::CgroupVersion;
+use crate::protocol::CgroupFile;
+
+/// The v1 controllers that a sandbox is put under; v2 has one hierarchy for all of them.
+pub(super) const V1_CONTROLLERS: [&str; 6] =
+    ["memory", "cpu", "cpuacct", "pids", "freezer", "devices"];
+/// The v2 controllers that a sandbox's limits need.
+pub(super) const V2_CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
+/// How long processes may take to die once they were killed. The kernel needs milliseconds.
+const DEATH_MAX: Duration = Duration::from_secs(10);
+
+/// The mounted hierarchies.
+#[derive(Clone, Debug)]
+pub(super) struct Hierarchies {
+    pub(super) version: CgroupVersion,
+    /// Roots by controller; on v2 the one root under its controllers' names.
+    roots: BTreeMap<String, PathBuf>,
+}
+
+/// A group's directories, one in each hierarchy.
+#[derive(Clone, Debug)]
+pub(super) struct Group<'a> {
+    hierarchies: &'a Hierarchies,
+    path: PathBuf,
+}
+
+/// What a sandbox used in its life; zeros where the kernel does not say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Usage {
+    pub(super) oom_kills: u64,
+    pub(super) cpu_ns: u64,
+    pub(super) memory_peak: u64,
+}
+
+impl Hierarchies {
+    /// Finds what is mounted in this mount namespace.
+    pub(super) fn find() -> Hierarchies {
+        let hierarchy = hierarchies::auto();
+        let version = if hierarchy.v2() { CgroupVersion::V2 } else { CgroupVersion::V1 };
+        let roots = hierarchy
+            .subsystems()
+            .iter()
+            .map(|subsystem| {
+                (subsystem.controller_name(), subsystem.to_controller().path().to_owned())
+            })
+            .collect();
+        Hierarchies { version, roots }
+    }
+
+    /// Controllers by their kernel name.
+    pub(super) fn controllers(&self) -> impl Iterator<Item = &str> {
+        self.roots.keys().map(String::as_str)
+    }
+
+    /// Mount points of these controllers, each once.
+    pub(super) fn roots_of(&self, controllers: &[&str]) -> Vec<&Path> {
+        distinct(controllers.iter().filter_map(|name| self.roots.get(*name)))
+    }
+
+    /// The group at `path`, relative to the roots, whether it exists or not.
+    pub(super) fn group(&self, path: impl AsRef<Path>) -> Group<'_> {
+        let path = path.as_ref();
+        Group { hierarchies: self, path: path.strip_prefix("/").unwrap_or(path).to_owned() }
+    }
+
+    /// Memory limits can count swap. Without swap accounting there is only the limit of memory itself.
+    pub(super) fn counts_swap(&self) -> bool {
+        match self.version {
+            CgroupVersion::V2 => true,
+            CgroupVersion::V1 => self
+                .roots
+                .get("memory")
+                .is_some_and(|root| root.join("memory.memsw.limit_in_bytes").exists()),
+        }
+    }
+}
+
+impl Group<'_> {
+    /// A group below this one.
+    pub(super) fn child(&self, name: impl AsRef<Path>) -> Self {
+        Group { hierarchies: self.hierarchies, path: self.path.join(name) }
+    }
+
+    /// Names of the groups directly below, in any hierarchy.
+    pub(super) fn children(&self) -> Vec<String> {
+        let mut names: Vec<String> = self
+            .directories()
+            .iter()
+            .filter_map(|directory| fs::read_dir(directory).ok())
+            .flatten()
+            .flatten()
+            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    /// Opens what the host may write, in the order in which raised limits have to be written.
+    pub(super) fn limit_files(&self) -> io::Result<Vec<(CgroupFile, File)>> {
+        let mut files = match self.hierarchies.version {
+            CgroupVersion::V1 => vec![
+                (CgroupFile::MemoryLimit, "memory", "memory.limit_in_bytes"),
+                (CgroupFile::CpuQuota, "cpu", "cpu.cfs_quota_us"),
+                (CgroupFile::PidsMax, "pids", "pids.max"),
+                (CgroupFile::FreezerState, "freezer", "freezer.state"),
+            ],
+            CgroupVersion::V2 => vec![
+                (CgroupFile::MemoryMax, "memory", "memory.max"),
+                (CgroupFile::SwapMax, "memory", "memory.swap.max"),
+                (CgroupFile::CpuMax, "cpu", "cpu.max"),
+                (CgroupFile::PidsMax, "pids", "pids.max"),
+                (CgroupFile::Freeze, "freezer", "cgroup.freeze"),
+            ],
+        };
+        if self.hierarchies.version == CgroupVersion::V1 && self.hierarchies.counts_swap() {
+            files.insert(
+                0,
+                (CgroupFile::MemoryAndSwapLimit, "memory", "memory.memsw.limit_in_bytes"),
+            );
+        }
+        let mut opened = Vec::with_capacity(files.len());
+        for (file, controller, name) in files {
+            let path = self.file(controller, name);
+            match File::options().write(true).open(&path) {
+                Ok(descriptor) => opened.push((file, descriptor)),
+                // A kernel without swap has no such file, and nothing to limit.
+                Err(error)
+                    if file == CgroupFile::SwapMax && error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    return Err(io::Error::new(
+                        error.kind(),
+                        format!("{}: {error}", path.display()),
+                    ));
+                }
+            }
+        }
+        Ok(opened)
+    }
+
+    /// What was used so far.
+    pub(super) fn usage(&self) -> Usage {
+        match self.hierarchies.version {
+            CgroupVersion::V1 => Usage {
+                oom_kills: self.keyed("memory", "memory.oom_control", "oom_kill"),
+                cpu_ns: self.number("cpuacct", "cpuacct.usage"),
+                memory_peak: self.number("memory", "memory.max_usage_in_bytes"),
+            },
+            CgroupVersion::V2 => Usage {
+                oom_kills: self.keyed("memory", "memory.events", "oom_kill"),
+                cpu_ns: self.keyed("cpu", "cpu.stat", "usage_usec").saturating_mul(1_000),
+                memory_peak: self.number("memory", "memory.peak"),
+            },
+        }
+    }
+
+    /// Kills what is in this group and in those below, and waits until it is dead. Frozen groups are thawed, since
+    /// v1 delivers no signal to them.
+    pub(super) fn kill(&self) -> io::Result<()> {
+        for name in self.children() {
+            self.child(name).kill()?;
+        }
+        let deadline = Instant::now() + DEATH_MAX;
+        loop {
+            self.thaw();
+            let dying: Vec<_> = self
+                .processes()
+                .into_iter()
+                .filter_map(|pid| {
+                    let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+                    // It may have left the group, and its number been reused, since the list was read.
+                    self.processes().contains(&pid).then_some(pidfd)
+                })
+                .collect();
+            if dying.is_empty() {
+                return Ok(());
+            }
+            for pidfd in &dying {
+                // The only failure is that it is dead already.
+                let _ = pidfd_send_signal(pidfd, Signal::KILL);
+            }
+            for pidfd in &dying {
+                wait_for_death(pidfd, deadline)?;
+            }
+        }
+    }
+
+    /// Removes the group and those below from every hierarchy; they must be without processes. What does not exist
+    /// counts as removed.
+    pub(super) fn remove(&self) -> io::Result<()> {
+        for name in self.children() {
+            self.child(name).remove()?;
+        }
+        for directory in self.directories() {
+            remove_directory(&directory)?;
+        }
+        Ok(())
+    }
+
+    /// Lets frozen processes continue; a group that is gone or not frozen stays as it is.
+    pub(super) fn thaw(&self) {
+        let (file, text) = match self.hierarchies.version {
+            CgroupVersion::V1 => ("freezer.state", "THAWED"),
+            CgroupVersion::V2 => ("cgroup.freeze", "0"),
+        };
+        let _ = fs::write(self.file("freezer", file), text);
+    }
+
+    /// Processes in the group itself, in any hierarchy.
+    pub(super) fn processes(&self) -> Vec<Pid> {
+        let lists = self
+            .directories()
+            .into_iter()
+            .map(|directory| fs::read_to_string(directory.join("cgroup.procs")));
+        let mut processes: Vec<i32> = Vec::new();
+        for list in lists.flatten() {
+            processes.extend(list.lines().filter_map(|line| line.parse::<i32>().ok()));
+        }
+        processes.sort_unstable();
+        processes.dedup();
+        processes.into_iter().filter_map(Pid::from_raw).collect()
+    }
+
+    fn directories(&self) -> Vec<PathBuf> {
+        distinct(self.hierarchies.roots.values())
+            .into_iter()
+            .map(|root| root.join(&self.path))
+            .collect()
+    }
+
+    fn file(&self, controller: &str, name: &str) -> PathBuf {
+        let root = self
+            .hierarchies
+            .roots
+            .get(controller)
+            .map_or(Path::new("/sys/fs/cgroup"), PathBuf::as_path);
+        root.join(&self.path).join(name)
+    }
+
+    fn number(&self, controller: &str, name: &str) -> u64 {
+        let text = fs::read_to_string(self.file(controller, name)).unwrap_or_default();
+        text.trim().parse().unwrap_or(0)
+    }
+
+    fn keyed(&self, controller: &str, name: &str, key: &str) -> u64 {
+        let text = fs::read_to_string(self.file(controller, name)).unwrap_or_default();
+        value_of(&text, key)
+    }
+}
+
+fn distinct<'a>(paths: impl Iterator<Item = &'a PathBuf>) -> Vec<&'a Path> {
+    let mut paths: Vec<&Path> = paths.map(PathBuf::as_path).collect();
+    paths.sort_unstable();
+    paths.dedup();
+    paths
+}
+
+/// The number after `key` in lines of `key number`.
+fn value_of(text: &str, key: &str) -> u64 {
+    text.lines()
+        .filter_map(|line| line.split_once(' '))
+        .find(|(name, _)| *name == key)
+        .and_then(|(_, value)| value.trim().parse().ok())
+        .unwrap_or(0)
+}
+
+fn wait_for_death(pidfd: &impl rustix::fd::AsFd, deadline: Instant) -> io::Result<()> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let left = Timespec::try_from(left).map_err(io::Error::other)?;
+    match poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&left)) {
+        Ok(0) => Err(io::Error::new(io::ErrorKind::TimedOut, "a killed process did not die")),
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The kernel may call a group busy for a moment after its last process was reaped.
+fn remove_directory(directory: &Path) -> io::Result<()> {
+    let deadline = Instant::now() + DEATH_MAX;
+    loop {
+        match fs::remove_dir(directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error)
+                if error.kind() == io::ErrorKind::ResourceBusy && Instant::now() < deadline =>
+            {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Err(error) => {
+                return Err(io::Error::new(
+                    error.kind(),
+                    format!("{}: {error}", directory.display()),
+                ));
+            }
+            Ok(()) => return Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_keyed_value_is_found_by_its_whole_key() {
+        assert_eq!(value_of("oom 3\noom_kill 2\n", "oom_kill"), 2);
+        assert_eq!(value_of("oom 3\n", "oom_kill"), 0);
+    }
+}

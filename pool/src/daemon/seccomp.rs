@@ -1,0 +1,168 @@
+//! Which system calls a sandbox may make.
+//!
+//! Two filters are stacked. libcontainer installs the first, a plain list, before the stub is executed. The second
+//! goes in just before that, compiled by another compiler, without what only the way there needs, and it looks at
+//! arguments: no new namespaces, no socket families but Unix and IP, few `prctl` and `ioctl` commands. What is not
+//! allowed does not exist (`ENOSYS`), so that libraries fall back, as the C library does from `clone3`.
+
+use std::collections::BTreeMap;
+
+use seccompiler::{
+    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition,
+    SeccompFilter, SeccompRule, TargetArch,
+};
+use serde_json::{Value, json};
+
+/// `(name, number)` of each call.
+macro_rules! calls {
+    ($($number:ident)*) => { &[$((stringify!($number).split_at(4).1, libc::$number)),*] };
+}
+
+type Calls = &'static [(&'static str, libc::c_long)];
+
+/// What a server needs on every architecture, whatever the arguments.
+const PLAIN: Calls = calls![
+    SYS_read SYS_write SYS_readv SYS_writev SYS_pread64 SYS_pwrite64 SYS_lseek SYS_sendfile SYS_close
+    SYS_close_range SYS_dup SYS_dup3 SYS_pipe2 SYS_fcntl SYS_flock SYS_fsync SYS_fdatasync SYS_ftruncate
+    SYS_ppoll SYS_pselect6 SYS_epoll_create1 SYS_epoll_ctl SYS_epoll_pwait SYS_eventfd2
+    SYS_timerfd_create SYS_timerfd_settime SYS_signalfd4
+    SYS_openat SYS_newfstatat SYS_fstat SYS_statx SYS_faccessat SYS_faccessat2 SYS_readlinkat SYS_getdents64
+    SYS_getcwd SYS_chdir SYS_mkdirat SYS_unlinkat SYS_renameat2 SYS_fchmod SYS_statfs SYS_fstatfs SYS_umask
+    SYS_mmap SYS_munmap SYS_mprotect SYS_mremap SYS_madvise SYS_brk SYS_membarrier
+    SYS_execve SYS_execveat SYS_wait4 SYS_exit SYS_exit_group SYS_kill SYS_tgkill
+    SYS_getpid SYS_getppid SYS_gettid SYS_getuid SYS_geteuid SYS_getgid SYS_getegid
+    SYS_set_tid_address SYS_set_robust_list SYS_rseq SYS_futex SYS_sched_yield SYS_sched_getaffinity
+    SYS_clock_gettime SYS_clock_nanosleep SYS_nanosleep SYS_gettimeofday
+    SYS_rt_sigaction SYS_rt_sigprocmask SYS_rt_sigreturn SYS_rt_sigsuspend SYS_rt_sigtimedwait SYS_sigaltstack
+    SYS_restart_syscall SYS_prlimit64 SYS_getrusage SYS_sysinfo SYS_uname SYS_getrandom
+    SYS_bind SYS_connect SYS_listen SYS_accept SYS_accept4 SYS_getsockname SYS_getpeername SYS_getsockopt
+    SYS_setsockopt SYS_sendto SYS_recvfrom SYS_sendmsg SYS_recvmsg SYS_shutdown
+];
+
+/// Older names of the above that only this architecture has.
+#[cfg(target_arch = "x86_64")]
+const ARCHITECTURE: Calls = calls![
+    SYS_open SYS_stat SYS_lstat SYS_access SYS_readlink SYS_unlink SYS_rename SYS_mkdir SYS_poll SYS_epoll_wait
+    SYS_pipe SYS_dup2 SYS_arch_prctl SYS_vfork
+];
+/// Older names of the above that only this architecture has.
+#[cfg(not(target_arch = "x86_64"))]
+const ARCHITECTURE: Calls = &[];
+
+/// Allowed with certain arguments only.
+const CHECKED: Calls = calls![SYS_clone SYS_socket SYS_socketpair SYS_prctl SYS_ioctl];
+
+/// What only the way to the stub needs.
+const ENTRY: Calls = calls![SYS_seccomp];
+
+/// Any of `clone`'s flags for a new namespace: mount, cgroup, uts, ipc, user, pid, net.
+const NEW_NAMESPACES: u64 = 0x7e02_0000;
+const FAMILIES: [libc::c_int; 3] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6];
+/// Naming threads and memory, parent death signals, dumpability, and asking.
+const PRCTL_COMMANDS: [libc::c_int; 8] = [
+    libc::PR_SET_NAME,
+    libc::PR_GET_NAME,
+    libc::PR_SET_PDEATHSIG,
+    libc::PR_GET_DUMPABLE,
+    libc::PR_SET_DUMPABLE,
+    libc::PR_SET_NO_NEW_PRIVS,
+    libc::PR_CAPBSET_READ,
+    libc::PR_SET_VMA,
+];
+/// Blocking mode, close-on-exec, bytes to read, and whether it is a terminal.
+const IOCTL_COMMANDS: [libc::Ioctl; 6] =
+    [libc::FIONBIO, libc::FIOASYNC, libc::FIOCLEX, libc::FIONCLEX, libc::FIONREAD, libc::TCGETS];
+
+/// The first filter, as an OCI specification has it.
+pub(super) fn entry_filter() -> Value {
+    let names: Vec<&str> = [PLAIN, ARCHITECTURE, CHECKED, ENTRY]
+        .into_iter()
+        .flatten()
+        .map(|(name, _)| *name)
+        .collect();
+    json!({
+        "defaultAction": "SCMP_ACT_ERRNO",
+        "defaultErrnoRet": libc::ENOSYS,
+        "syscalls": [{ "names": names, "action": "SCMP_ACT_ALLOW" }],
+    })
+}
+
+/// The second filter, compiled.
+///
+/// # Errors
+/// On an architecture that seccompiler does not know.
+pub(super) fn function_filter() -> Result<BpfProgram, BackendError> {
+    let plain =
+        [PLAIN, ARCHITECTURE].into_iter().flatten().map(|(_, number)| (*number, Vec::new()));
+    let mut rules: BTreeMap<libc::c_long, Vec<SeccompRule>> = plain.collect();
+    let namespaces = SeccompCondition::new(
+        0,
+        SeccompCmpArgLen::Qword,
+        SeccompCmpOp::MaskedEq(NEW_NAMESPACES),
+        0,
+    )?;
+    rules.insert(libc::SYS_clone, vec![SeccompRule::new(vec![namespaces])?]);
+    rules.insert(libc::SYS_socket, any_of(0, FAMILIES.map(i64::from))?);
+    rules.insert(libc::SYS_socketpair, any_of(0, [i64::from(libc::AF_UNIX)])?);
+    rules.insert(libc::SYS_prctl, any_of(0, PRCTL_COMMANDS.map(i64::from))?);
+    rules.insert(
+        libc::SYS_ioctl,
+        any_of(1, IOCTL_COMMANDS.map(|command| i64::from(command as i32)))?,
+    );
+    let unknown = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
+    SeccompFilter::new(
+        rules,
+        unknown,
+        SeccompAction::Allow,
+        TargetArch::try_from(std::env::consts::ARCH)?,
+    )?
+    .try_into()
+}
+
+/// One rule a value: the argument, a C `int`, equals one of them.
+fn any_of<const N: usize>(
+    argument: u8,
+    values: [i64; N],
+) -> Result<Vec<SeccompRule>, BackendError> {
+    values
+        .into_iter()
+        .map(|value| {
+            let equal = SeccompCondition::new(
+                argument,
+                SeccompCmpArgLen::Dword,
+                SeccompCmpOp::Eq,
+                value.cast_unsigned(),
+            )?;
+            SeccompRule::new(vec![equal])
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fewer_than_120_calls_are_allowed() {
+        let allowed = PLAIN.len() + ARCHITECTURE.len() + CHECKED.len();
+        assert!(allowed < 120, "{allowed}");
+    }
+
+    #[test]
+    fn no_call_is_listed_twice() {
+        let mut names: Vec<&str> = [PLAIN, ARCHITECTURE, CHECKED, ENTRY]
+            .into_iter()
+            .flatten()
+            .map(|(name, _)| *name)
+            .collect();
+        names.sort_unstable();
+        let listed = names.len();
+        names.dedup();
+        assert_eq!(names.len(), listed);
+    }
+
+    #[test]
+    fn the_second_filter_compiles() {
+        assert!(!function_filter().unwrap().is_empty());
+    }
+}

@@ -1,0 +1,248 @@
+//! A process that makes one sandbox and ends.
+//!
+//! libcontainer changes the working directory, the OOM score and more of the process that calls it, and can be
+//! killed half way. So each sandbox is made by a process of its own, forked ahead of need by the single-threaded
+//! daemon: nothing of one creation reaches the next. When it ends, the sandbox's init becomes the daemon's child
+//! (the daemon is a subreaper), whether it ended well or was killed.
+//!
+//! ```text
+//! daemon: Job ──▶ worker: libcontainer create, start, wait for the stub ──▶ Report ──▶ _exit
+//! ```
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::ffi::CStr;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::oci_spec::runtime::Spec;
+use libcontainer::syscall::syscall::SyscallType;
+use libcontainer::workload::{
+    Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError,
+};
+use nix::fcntl::AtFlags;
+use nix::unistd::execveat;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use seccompiler::BpfProgram;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::cgroup::Hierarchies;
+use super::chain;
+use super::spec;
+use super::state::{BUNDLES, CONTAINERS, ROOT, ROOT_WITH_TMP};
+use crate::protocol::{self, CgroupFile, SandboxId, Step};
+
+/// One sandbox to make.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Job {
+    pub(super) id: SandboxId,
+    /// Absolute path of its group.
+    pub(super) cgroup: String,
+    /// The first of its outside users and groups.
+    pub(super) uid: u32,
+    pub(super) scratch: u64,
+}
+
+/// What became of it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum Report {
+    /// With the descriptors of [`FromDaemon::Parked`](crate::protocol::FromDaemon::Parked).
+    Parked { pid: i32, files: Vec<CgroupFile>, steps: Vec<Step> },
+    /// The daemon has to clear up what there is of it.
+    Failed { error: String },
+}
+
+/// What every sandbox is made with.
+#[derive(Clone, Debug)]
+pub(super) struct Workshop {
+    pub(super) hierarchies: Hierarchies,
+    /// The stub's executable, open for reading.
+    pub(super) stub: Rc<OwnedFd>,
+    pub(super) entry_filter: Value,
+    pub(super) function_filter: Rc<BpfProgram>,
+}
+
+/// Why a sandbox could not be made.
+#[derive(Debug, thiserror::Error)]
+enum MakeError {
+    #[error("cannot write the sandbox's configuration")]
+    Configuration(#[source] io::Error),
+    #[error("cannot make descriptors for the sandbox")]
+    Descriptors(#[source] io::Error),
+    #[error("libcontainer cannot create the sandbox")]
+    Create(#[source] libcontainer::error::LibcontainerError),
+    #[error("libcontainer cannot start the sandbox's init")]
+    Start(#[source] libcontainer::error::LibcontainerError),
+    #[error("the sandbox has no init")]
+    NoInit,
+    #[error("the stub did not come up")]
+    NotParked(#[source] io::Error),
+    #[error("cannot open the cgroup's files")]
+    Cgroup(#[source] io::Error),
+}
+
+/// A sandbox that was made.
+struct Made {
+    pid: i32,
+    control: OwnedFd,
+    pidfd: OwnedFd,
+    files: Vec<(CgroupFile, File)>,
+    steps: Vec<Step>,
+}
+
+/// A worker's life: waits for its job, does it, reports. End of file instead of a job ends it.
+pub(super) fn work(socket: BorrowedFd<'_>, workshop: &Workshop) -> io::Result<()> {
+    let Some((job, _)) = protocol::receive::<Job>(socket)? else { return Ok(()) };
+    match make(&job, workshop) {
+        Ok(made) => {
+            let files = made.files.iter().map(|(file, _)| *file).collect();
+            let mut descriptors = vec![made.control.as_fd(), made.pidfd.as_fd()];
+            descriptors.extend(made.files.iter().map(|(_, file)| file.as_fd()));
+            protocol::send(
+                socket,
+                &Report::Parked { pid: made.pid, files, steps: made.steps },
+                &descriptors,
+            )?;
+        }
+        Err(error) => protocol::send(socket, &Report::Failed { error: chain(&error) }, &[])?,
+    }
+    // Parked: nothing of libcontainer's is needed any more. Failed: the daemon removes the rest.
+    let _ = fs::remove_dir_all(format!("{BUNDLES}/{}", job.id));
+    let _ = fs::remove_dir_all(format!("{CONTAINERS}/{}", job.id));
+    Ok(())
+}
+
+fn make(job: &Job, workshop: &Workshop) -> Result<Made, MakeError> {
+    let mut steps = Steps::begin();
+    let bundle = format!("{BUNDLES}/{}", job.id);
+    write_bundle(&bundle, job, workshop).map_err(MakeError::Configuration)?;
+    steps.end("configure");
+
+    let (control, inside) = protocol::channel().map_err(MakeError::Descriptors)?;
+    let null =
+        || File::options().read(true).write(true).open("/dev/null").map_err(MakeError::Descriptors);
+    let mut container = ContainerBuilder::new(job.id.to_string(), SyscallType::default())
+        .with_root_path(CONTAINERS)
+        .map_err(MakeError::Create)?
+        .with_executor(ParkStub {
+            stub: Rc::clone(&workshop.stub),
+            filter: Rc::clone(&workshop.function_filter),
+        })
+        .with_stdin(inside)
+        .with_stdout(null()?)
+        .with_stderr(null()?)
+        .validate_id()
+        .map_err(MakeError::Create)?
+        .as_init(&bundle)
+        .with_systemd(false)
+        .with_detach(true)
+        .build()
+        .map_err(MakeError::Create)?;
+    steps.end("create");
+
+    container.start().map_err(MakeError::Start)?;
+    steps.end("start");
+
+    wait_for_stub(&control).map_err(MakeError::NotParked)?;
+    steps.end("park");
+
+    let pid = container.pid().ok_or(MakeError::NoInit)?.as_raw();
+    let pidfd = Pid::from_raw(pid).ok_or(MakeError::NoInit).and_then(|pid| {
+        pidfd_open(pid, PidfdFlags::empty()).map_err(|error| MakeError::Descriptors(error.into()))
+    })?;
+    let files = workshop.hierarchies.group(&job.cgroup).limit_files().map_err(MakeError::Cgroup)?;
+    steps.end("open limits");
+    Ok(Made { pid, control, pidfd, files, steps: steps.done })
+}
+
+fn write_bundle(bundle: &str, job: &Job, workshop: &Workshop) -> io::Result<()> {
+    let sandbox = spec::Sandbox {
+        root: if job.scratch > 0 { ROOT_WITH_TMP } else { ROOT },
+        cgroup: &job.cgroup,
+        uid: job.uid,
+        scratch: job.scratch,
+        swap: workshop.hierarchies.counts_swap(),
+    };
+    fs::create_dir(bundle)?;
+    let configuration = serde_json::to_vec(&spec::runtime(&sandbox, &workshop.entry_filter))?;
+    fs::write(format!("{bundle}/config.json"), configuration)
+}
+
+/// The stub's first word says that it runs, under the second filter, and listens.
+fn wait_for_stub(control: &OwnedFd) -> io::Result<()> {
+    let mut word = [0; 16];
+    let length = rustix::io::retry_on_intr(|| rustix::io::read(control, &mut word))?;
+    match word.get(..length) {
+        Some(b"parked") => Ok(()),
+        _ => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
+}
+
+/// Runs in the sandbox's init, at the very end of its making: stacks the second filter and becomes the stub.
+#[derive(Clone)]
+struct ParkStub {
+    stub: Rc<OwnedFd>,
+    filter: Rc<BpfProgram>,
+}
+
+impl ParkStub {
+    fn become_stub(&self) -> Result<Infallible, Box<dyn std::error::Error + Send + Sync>> {
+        default_sigpipe();
+        seccompiler::apply_filter(&self.filter)?;
+        let nothing: [&CStr; 0] = [];
+        Ok(execveat(self.stub.as_fd(), c"", &[c"stub"], &nothing, AtFlags::AT_EMPTY_PATH)?)
+    }
+}
+
+impl Executor for ParkStub {
+    fn exec(&self, _: &Spec) -> Result<(), ExecutorError> {
+        match self.become_stub() {
+            Ok(never) => match never {},
+            Err(error) => Err(ExecutorError::Execution(error)),
+        }
+    }
+
+    fn validate(&self, _: &Spec) -> Result<(), ExecutorValidationError> {
+        Ok(())
+    }
+
+    fn setup_envs(&self, _: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
+        // The stub is executed with an empty environment.
+        Ok(())
+    }
+}
+
+/// Rust ignores SIGPIPE, and what is ignored stays ignored over exec: the function would inherit it.
+#[expect(unsafe_code, reason = "signal dispositions have no safe interface")]
+fn default_sigpipe() {
+    // SAFETY: the default disposition runs no handler.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+}
+
+/// Steps that follow each other without a gap.
+struct Steps {
+    done: Vec<Step>,
+    last: u64,
+}
+
+impl Steps {
+    fn begin() -> Steps {
+        Steps { done: Vec::with_capacity(5), last: unix_ns() }
+    }
+
+    fn end(&mut self, name: &str) {
+        let now = unix_ns();
+        self.done.push(Step { name: name.to_owned(), start_unix_ns: self.last, end_unix_ns: now });
+        self.last = now;
+    }
+}
+
+fn unix_ns() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
+}

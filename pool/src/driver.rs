@@ -1,0 +1,244 @@
+//! Does what the schedule decides: speaks to the daemon, starts keepers, wakes up in time.
+
+use crate::activation::Parked;
+use crate::client::{PoolEvent, Shared};
+use crate::keeper::{Keeper, socket_path};
+use crate::lease::Phase;
+use crate::protocol::{self, FromDaemon, SandboxId, Step, ToDaemon};
+use crate::readiness::watch;
+use crate::reason::Usage;
+use crate::schedule::{Effect, Event, FunctionId};
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{self, ErrorKind};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::task::JoinSet;
+
+/// How long the last lines of ended functions are waited for.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// The driver: everything that it owns ends with it.
+struct Driver<C: Send + 'static> {
+    shared: Arc<Shared<C>>,
+    sockets: PathBuf,
+    daemon: Option<AsyncFd<OwnedFd>>,
+    /// At most two messages a sandbox, and a greeting.
+    outbox: VecDeque<ToDaemon>,
+    parked: BTreeMap<SandboxId, Parked>,
+    keepers: JoinSet<()>,
+    closed: bool,
+}
+
+/// Runs the pool until it has been shut down.
+pub(crate) async fn drive<C: Send + 'static>(shared: Arc<Shared<C>>, sockets: PathBuf) {
+    let mut driver = Driver {
+        shared,
+        sockets,
+        daemon: None,
+        outbox: VecDeque::new(),
+        parked: BTreeMap::new(),
+        keepers: JoinSet::new(),
+        closed: false,
+    };
+    while !driver.closed {
+        driver.turn().await;
+    }
+    let ended = async { while driver.keepers.join_next().await.is_some() {} };
+    if tokio::time::timeout(LAST_WORDS, ended).await.is_err() {
+        driver.keepers.shutdown().await;
+    }
+    driver.shared.closed.send_replace(true);
+}
+
+impl<C: Send + 'static> Driver<C> {
+    /// Does what is due, then waits for whatever comes first.
+    async fn turn(&mut self) {
+        let work = self.shared.work();
+        self.shared.statistics.send_if_modified(|statistics| {
+            let changed = *statistics != work.statistics;
+            *statistics = work.statistics;
+            changed
+        });
+        for effect in work.effects {
+            self.run(effect);
+        }
+        if let Some(daemon) = work.daemon {
+            self.connect(daemon);
+        }
+        let wake = work.wake.map(tokio::time::Instant::from_std);
+        tokio::select! {
+            () = self.shared.changed.notified() => {}
+            () = sleep_until(wake) => self.shared.tell(Event::Tick),
+            heard = receive(self.daemon.as_ref()) => self.heard(heard),
+            sent = send(self.daemon.as_ref(), &mut self.outbox) => {
+                if let Err(error) = sent {
+                    self.disconnect(&error);
+                }
+            }
+            Some(ended) = self.keepers.join_next() => {
+                if let Err(error) = ended {
+                    tracing::error!(%error, "the keeper of a sandbox failed");
+                }
+            }
+        }
+    }
+
+    fn run(&mut self, effect: Effect) {
+        match effect {
+            Effect::Hello { in_use } => {
+                // All that was said before was meant for the daemon before.
+                self.outbox.clear();
+                self.parked.clear();
+                self.outbox.push_back(ToDaemon::Hello { in_use });
+            }
+            Effect::Create { sandbox, scratch } => {
+                self.outbox.push_back(ToDaemon::Create { id: sandbox, scratch });
+            }
+            Effect::Activate { sandbox, function } => self.activate(sandbox, function),
+            Effect::Terminate(id) => self.outbox.push_back(ToDaemon::Terminate { id }),
+            Effect::Remove(id) => {
+                self.parked.remove(&id);
+                self.outbox.push_back(ToDaemon::Remove { id });
+            }
+            Effect::Prepared { sandbox, function, cause, outcome } => {
+                let (pid, phases) = self.shared.progress(sandbox).unwrap_or_default();
+                self.shared.report(PoolEvent::Prepared {
+                    function,
+                    sandbox,
+                    pid,
+                    cause,
+                    outcome,
+                    phases,
+                });
+            }
+            Effect::Gone { sandbox, function, reason, usage } => {
+                self.parked.remove(&sandbox);
+                self.shared.forget(sandbox);
+                self.shared.report(PoolEvent::Gone { function, sandbox, reason, usage });
+            }
+            Effect::Closed => self.closed = true,
+            // The schedule's teller has answered them already.
+            Effect::Grant { .. } | Effect::Refuse { .. } => {}
+        }
+    }
+
+    fn activate(&mut self, id: SandboxId, function: FunctionId) {
+        let parked = self.parked.remove(&id);
+        let (Some(parked), Some((pid, _)), Some(spec)) =
+            (parked, self.shared.progress(id), self.shared.spec(function))
+        else {
+            // Its daemon died or its function was retired before we came to it.
+            self.shared.tell(Event::Died(id));
+            return;
+        };
+        let path = socket_path(&self.sockets, id);
+        let shared = Arc::clone(&self.shared);
+        let keeper = Keeper { shared, id, function, spec, pid, path };
+        self.keepers.spawn(keeper.keep(parked));
+    }
+
+    fn connect(&mut self, daemon: OwnedFd) {
+        let registered = rustix::io::ioctl_fionbio(&daemon, true)
+            .map_err(io::Error::from)
+            .and_then(|()| watch(daemon, Interest::READABLE | Interest::WRITABLE));
+        match registered {
+            Ok(daemon) => {
+                self.daemon = Some(daemon);
+                self.shared.tell(Event::Connected);
+            }
+            Err(error) => self.disconnect(&error),
+        }
+    }
+
+    fn disconnect(&mut self, error: &io::Error) {
+        tracing::warn!(%error, "the pool daemon is lost");
+        self.daemon = None;
+        self.outbox.clear();
+        self.shared.tell(Event::Disconnected);
+    }
+
+    fn heard(&mut self, heard: io::Result<(FromDaemon, Vec<OwnedFd>)>) {
+        let (message, descriptors) = match heard {
+            Ok(heard) => heard,
+            Err(error) => return self.disconnect(&error),
+        };
+        match message {
+            FromDaemon::Ready { .. } => self.shared.tell(Event::Ready),
+            FromDaemon::Parked { id, pid, files, steps } => {
+                match Parked::new(&files, descriptors) {
+                    Ok(parked) => {
+                        self.parked.insert(id, parked);
+                        self.shared.parked(id, pid, creation(&steps));
+                    }
+                    Err(error) => self.disconnect(&error),
+                }
+            }
+            FromDaemon::CreateFailed { id, error } => {
+                tracing::warn!(sandbox = %id, error, "cannot create a sandbox");
+                self.shared.tell(Event::CreateFailed(id, error));
+            }
+            FromDaemon::Gone { id, exit, oom_kills, cpu_ns, memory_peak } => {
+                let usage = Usage { exit, oom_kills, cpu_ns, memory_peak };
+                self.shared.tell(Event::Gone(id, usage));
+            }
+        }
+    }
+}
+
+async fn sleep_until(wake: Option<tokio::time::Instant>) {
+    match wake {
+        Some(wake) => tokio::time::sleep_until(wake).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The next message; an error once the daemon is gone. Loses nothing when it is dropped.
+async fn receive(daemon: Option<&AsyncFd<OwnedFd>>) -> io::Result<(FromDaemon, Vec<OwnedFd>)> {
+    let Some(daemon) = daemon else { return std::future::pending().await };
+    loop {
+        let mut ready = daemon.readable().await?;
+        if let Ok(received) = ready.try_io(|socket| protocol::receive(socket)) {
+            return received?.ok_or_else(|| ErrorKind::UnexpectedEof.into());
+        }
+    }
+}
+
+/// Sends all that waits. What is not sent when it is dropped still waits.
+async fn send(
+    daemon: Option<&AsyncFd<OwnedFd>>,
+    outbox: &mut VecDeque<ToDaemon>,
+) -> io::Result<()> {
+    let Some(daemon) = daemon.filter(|_| !outbox.is_empty()) else {
+        return std::future::pending().await;
+    };
+    while let Some(message) = outbox.front() {
+        let mut ready = daemon.writable().await?;
+        if let Ok(sent) = ready.try_io(|socket| protocol::send(socket, message, &[])) {
+            sent?;
+            outbox.pop_front();
+        }
+    }
+    Ok(())
+}
+
+/// The whole creation and its parts.
+fn creation(steps: &[Step]) -> Vec<Phase> {
+    let at = |unix_ns| SystemTime::UNIX_EPOCH + Duration::from_nanos(unix_ns);
+    let parts = steps.iter().map(|step| Phase {
+        name: format!("create/{}", step.name),
+        start: at(step.start_unix_ns),
+        end: at(step.end_unix_ns),
+    });
+    let start = steps.iter().map(|step| step.start_unix_ns).min();
+    let end = steps.iter().map(|step| step.end_unix_ns).max();
+    let whole = start.zip(end).map(|(start, end)| Phase {
+        name: "create".to_owned(),
+        start: at(start),
+        end: at(end),
+    });
+    whole.into_iter().chain(parts).collect()
+}

@@ -1,0 +1,128 @@
+//! The right of one request to use a sandbox, and the way to it.
+
+use crate::client::Shared;
+use crate::protocol::SandboxId;
+use crate::schedule::Event;
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+use tokio::net::UnixStream;
+
+/// One phase of a start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Phase {
+    /// `create`, `activate` or `ready`, or a part of one as in `create/clone`.
+    pub name: String,
+    /// When it began.
+    pub start: SystemTime,
+    /// When it ended.
+    pub end: SystemTime,
+}
+
+/// How to reach the function in one sandbox. `C` is the host's idea of a connection kept alive.
+#[derive(Debug)]
+pub(crate) struct Endpoint<C> {
+    pub(crate) id: SandboxId,
+    pub(crate) pid: u32,
+    pub(crate) path: PathBuf,
+    /// What was connected before the function started.
+    pub(crate) first: Mutex<Option<UnixStream>>,
+    /// At most as many as it may have requests at once.
+    pub(crate) idle: Mutex<Vec<C>>,
+    pub(crate) idle_max: usize,
+    pub(crate) phases: Vec<Phase>,
+}
+
+impl<C> Endpoint<C> {
+    pub(crate) fn take_first(&self) -> Option<UnixStream> {
+        self.first.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// A sandbox for one request. [`Lease::release`] it in order; dropped otherwise, the sandbox counts
+/// as tainted: it finishes its other requests and is removed.
+pub struct Lease<C: Send + 'static> {
+    shared: Arc<Shared<C>>,
+    endpoint: Arc<Endpoint<C>>,
+    cold: bool,
+    in_order: bool,
+}
+
+impl<C: Send + 'static> Lease<C> {
+    pub(crate) fn new(shared: Arc<Shared<C>>, endpoint: Arc<Endpoint<C>>, cold: bool) -> Lease<C> {
+        Lease { shared, endpoint, cold, in_order: false }
+    }
+
+    /// Which sandbox.
+    pub fn id(&self) -> SandboxId {
+        self.endpoint.id
+    }
+
+    /// Its init, as the daemon sees it.
+    pub fn pid(&self) -> u32 {
+        self.endpoint.pid
+    }
+
+    /// A new connection to the function; the first caller gets the one that waited for its start.
+    ///
+    /// # Errors
+    /// When nobody listens there any more.
+    pub async fn connect(&self) -> io::Result<UnixStream> {
+        match self.endpoint.take_first() {
+            Some(stream) => Ok(stream),
+            None => UnixStream::connect(&self.endpoint.path).await,
+        }
+    }
+
+    /// A connection that an earlier request left, the last one left first.
+    pub fn take_idle(&self) -> Option<C> {
+        self.idle().pop()
+    }
+
+    /// Leaves a connection to the next request; one more than could be used at once is dropped.
+    pub fn put_idle(&self, connection: C) {
+        let mut idle = self.idle();
+        if idle.len() < self.endpoint.idle_max {
+            idle.push(connection);
+        }
+    }
+
+    /// This request waited for the function to start.
+    pub fn was_cold(&self) -> bool {
+        self.cold
+    }
+
+    /// How the sandbox came to be, up to the function's exec.
+    pub fn phases(&self) -> &[Phase] {
+        &self.endpoint.phases
+    }
+
+    /// Gives the sandbox back, fit for the next request.
+    pub fn release(mut self) {
+        self.in_order = true;
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<C>> {
+        self.endpoint.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<C: Send + 'static> Drop for Lease<C> {
+    fn drop(&mut self) {
+        let id = self.endpoint.id;
+        self.shared.tell(if self.in_order { Event::Release(id) } else { Event::Taint(id) });
+    }
+}
+
+impl<C: Send + 'static> fmt::Debug for Lease<C> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Lease")
+            .field("id", &self.endpoint.id)
+            .field("pid", &self.endpoint.pid)
+            .field("cold", &self.cold)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,53 @@
+//! What the host says about a function when it adds one.
+
+use crate::activation::Limits;
+use crate::schedule::Policy;
+use std::ffi::CString;
+use std::num::NonZeroU32;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// One revision of a function; it never changes.
+#[derive(Debug)]
+pub struct FunctionSpec {
+    /// What people call it.
+    pub name: Arc<str>,
+    /// A static executable, open read-only: a file, or a sealed memfd.
+    pub executable: OwnedFd,
+    /// Arguments, the program's name first.
+    pub argv: Vec<CString>,
+    /// Environment as `NAME=value`; the `LISTEN_` variables are added.
+    pub env: Vec<CString>,
+    /// What one sandbox may use.
+    pub limits: Limits,
+    /// Bytes of private `/tmp`; 0 for none.
+    pub scratch: u64,
+    /// Sandboxes kept even when idle.
+    pub min: usize,
+    /// Sandboxes at most.
+    pub max: usize,
+    /// Requests at once in one sandbox; 0 counts as 1.
+    pub concurrency: u32,
+    /// How long an idle sandbox is kept.
+    pub idle_timeout: Duration,
+    /// From activation to the first accept, and the longest that a request waits for a sandbox.
+    pub start_timeout: Duration,
+    /// From SIGTERM to SIGKILL.
+    pub grace: Duration,
+}
+
+impl FunctionSpec {
+    pub(crate) fn policy(&self) -> Policy {
+        Policy {
+            memory: self.limits.memory,
+            scratch: self.scratch,
+            min: self.min,
+            max: self.max,
+            concurrency: NonZeroU32::new(self.concurrency).unwrap_or(NonZeroU32::MIN),
+            idle_timeout: self.idle_timeout,
+            start_timeout: self.start_timeout,
+            grace: self.grace,
+        }
+    }
+}

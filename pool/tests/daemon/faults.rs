@@ -1,0 +1,133 @@
+//! Death of the daemon and of its workers.
+
+use std::fs;
+use std::path::Path;
+
+use baton_pool::daemon::sweep::{RunLock, sweep};
+use baton_pool::protocol::{FromDaemon, SandboxId, ToDaemon};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::support::{Daemon, LIMITS};
+
+fn signal(pid: i32, signal: Signal) {
+    kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+}
+
+fn is_dead(pid: u32) -> bool {
+    // A zombie is dead: somebody else has to reap it.
+    fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "))
+}
+
+#[test]
+fn a_sweep_removes_what_a_killed_daemon_left() {
+    let mut daemon = Daemon::start();
+    let running = daemon.park(1).activate(&daemon.run, LIMITS);
+    let parked = daemon.park(2);
+    let run = daemon.kill();
+    assert_eq!(running.get("/").unwrap(), "hello", "sandboxes outlive their daemon");
+    let (swept, failed) = sweep(&run.state_root, &run.cgroup_root);
+    assert!(swept.contains(&"run".to_owned()) && failed.is_empty(), "{swept:?} {failed:?}");
+    assert!(is_dead(running.pid) && is_dead(parked.pid));
+    assert!(!run.state_root.join("run").exists());
+    run.clean();
+}
+
+#[test]
+fn a_sweep_leaves_the_sandboxes_of_a_living_run_alone() {
+    let mut daemon = Daemon::start();
+    let lock = RunLock::claim(&daemon.run.state_root, "run").unwrap();
+    let function = daemon.park(1).activate(&daemon.run, LIMITS);
+    let (swept, _) = sweep(&daemon.run.state_root, &daemon.run.cgroup_root);
+    assert!(!swept.contains(&"run".to_owned()), "{swept:?}");
+    assert_eq!(function.get("/").unwrap(), "hello");
+    fs::remove_file(lock.directory().join("lock")).unwrap();
+    daemon.end();
+}
+
+#[test]
+fn a_successor_spares_what_is_in_use_and_removes_the_rest() {
+    let mut daemon = Daemon::start();
+    let used = daemon.park(1).activate(&daemon.run, LIMITS);
+    let idle = daemon.park(2);
+    let mut successor = Daemon::start_in(daemon.kill(), 2);
+    successor.tell(&ToDaemon::Hello { in_use: vec![used.id, SandboxId(77)] });
+    let gone = successor.hear().0;
+    assert!(
+        matches!(gone, FromDaemon::Gone { id: SandboxId(77), .. }),
+        "one that died in between: {gone:?}"
+    );
+    assert!(is_dead(idle.pid));
+    assert_eq!(used.get("/").unwrap(), "hello");
+    let gone = successor.remove(used.id);
+    assert!(matches!(gone, FromDaemon::Gone { id: SandboxId(1), exit: None, .. }), "{gone:?}");
+    assert!(is_dead(used.pid));
+    successor.end();
+}
+
+#[test]
+fn a_successor_tells_the_end_of_what_it_spared() {
+    let mut daemon = Daemon::start();
+    let used = daemon.park(1).activate(&daemon.run, LIMITS);
+    let mut successor = Daemon::start_in(daemon.kill(), 2);
+    successor.tell(&ToDaemon::Hello { in_use: vec![used.id] });
+    used.get("/exit/0").unwrap_err();
+    let gone = successor.hear().0;
+    assert!(matches!(gone, FromDaemon::Gone { id: SandboxId(1), .. }), "{gone:?}");
+    successor.end();
+}
+
+#[test]
+fn a_worker_killed_with_a_job_fails_only_that_job() {
+    let mut daemon = Daemon::start_in(crate::support::Run::new(), 1);
+    let worker = daemon.workers()[0];
+    signal(worker, Signal::STOP);
+    daemon.tell(&ToDaemon::Create { id: SandboxId(1), scratch: 0 });
+    signal(worker, Signal::KILL);
+    let failed = daemon.hear().0;
+    // Killed before the daemon gave it the job, it fails none.
+    match failed {
+        FromDaemon::CreateFailed { id: SandboxId(1), error } => {
+            assert_eq!(error, "its worker ended half way with signal 9")
+        }
+        FromDaemon::Parked { id: SandboxId(1), .. } => {}
+        other => panic!("{other:?}"),
+    }
+    daemon.park(2);
+    daemon.end();
+}
+
+#[test]
+fn a_worker_killed_half_way_leaves_nothing() {
+    let mut daemon = Daemon::start_in(crate::support::Run::new(), 1);
+    let pids = if crate::support::is_v2() { "/sys/fs/cgroup" } else { "/sys/fs/cgroup/pids" };
+    for id in 1..=10 {
+        let worker = daemon.workers()[0];
+        daemon.tell(&ToDaemon::Create { id: SandboxId(id), scratch: 0 });
+        let group = Path::new(pids).join(daemon.run.cgroup()).join(id.to_string());
+        // The fault point: the sandbox's group is there, and the sandbox is not.
+        while !group.exists() {
+            std::thread::yield_now();
+        }
+        signal(worker, Signal::KILL);
+        let failed = daemon.hear().0;
+        assert!(
+            matches!(&failed, FromDaemon::CreateFailed { error, .. } if error.ends_with("signal 9")),
+            "{failed:?}"
+        );
+        assert!(!group.exists());
+    }
+    let sandbox = daemon.park(11);
+    daemon.remove(sandbox.id);
+    daemon.end();
+}
+
+#[test]
+fn sigterm_ends_the_daemon_and_its_sandboxes() {
+    let mut daemon = Daemon::start();
+    let function = daemon.park(1).activate(&daemon.run, LIMITS);
+    signal(daemon.process.id().cast_signed(), Signal::TERM);
+    assert!(daemon.process.wait().unwrap().success());
+    assert!(is_dead(function.pid));
+    daemon.run.check_empty();
+    daemon.run.clean();
+}

@@ -1,0 +1,72 @@
+//! What a function may use.
+
+use baton_pool::activation::Limits;
+use baton_pool::protocol::{Exit, FromDaemon};
+
+use crate::support::{Daemon, LIMITS, cgroup_file, is_v2};
+
+#[test]
+fn the_limits_of_an_activation_are_those_of_the_cgroup() {
+    let mut daemon = Daemon::start();
+    let limits = Limits { memory: 96 << 20, cpu: 0.5, pids: 24, descriptors: 128 };
+    let function = daemon.park(1).activate(&daemon.run, limits);
+    let read = |controller, name| cgroup_file(&daemon.run, function.id, controller, name);
+    assert_eq!(read("pids", "pids.max"), "24");
+    if is_v2() {
+        assert_eq!(read("memory", "memory.max"), (96 << 20).to_string());
+        assert_eq!(read("memory", "memory.swap.max"), "0");
+        assert_eq!(read("cpu", "cpu.max"), "50000 100000");
+    } else {
+        assert_eq!(read("memory", "memory.limit_in_bytes"), (96 << 20).to_string());
+        assert_eq!(read("memory", "memory.memsw.limit_in_bytes"), (96 << 20).to_string());
+        assert_eq!(read("cpu", "cpu.cfs_quota_us"), "50000");
+        assert_eq!(read("cpu", "cpu.cfs_period_us"), "100000");
+    }
+    daemon.end();
+}
+
+#[test]
+fn limits_below_those_of_a_parked_sandbox_are_written_too() {
+    let mut daemon = Daemon::start();
+    let function = daemon.park(1).activate(&daemon.run, Limits { memory: 8 << 20, ..LIMITS });
+    let name = if is_v2() { "memory.max" } else { "memory.memsw.limit_in_bytes" };
+    assert_eq!(cgroup_file(&daemon.run, function.id, "memory", name), (8 << 20).to_string());
+    assert_eq!(function.get("/").unwrap(), "hello");
+    daemon.end();
+}
+
+#[test]
+fn resource_limits_reach_the_function() {
+    let mut daemon = Daemon::start();
+    let function = daemon.park(1).activate(&daemon.run, Limits { descriptors: 77, ..LIMITS });
+    let limits = function.get("/read/proc/self/limits").unwrap();
+    let line = |name| {
+        limits
+            .lines()
+            .find(|line| line.starts_with(name))
+            .unwrap()
+            .split_whitespace()
+            .rev()
+            .take(3)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(line("Max open files"), ["files", "77", "77"]);
+    assert_eq!(line("Max core file size"), ["bytes", "0", "0"]);
+    daemon.end();
+}
+
+#[test]
+fn a_function_that_takes_too_much_memory_is_killed_and_counted() {
+    let mut daemon = Daemon::start();
+    let function = daemon.park(1).activate(&daemon.run, LIMITS);
+    function.get("/burn/200000000").unwrap_err();
+    let gone = daemon.hear().0;
+    assert!(
+        matches!(
+            gone,
+            FromDaemon::Gone { exit: Some(Exit::Signal(libc::SIGKILL)), oom_kills: 1, .. }
+        ),
+        "{gone:?}"
+    );
+    daemon.end();
+}

@@ -1,0 +1,122 @@
+//! Nothing remains of a sandbox, whatever its state was.
+
+use std::collections::BTreeSet;
+
+use baton_pool::protocol::{Exit, FromDaemon, SandboxId, ToDaemon};
+
+use crate::support::{Daemon, LIMITS, Run};
+
+#[test]
+fn a_parked_sandbox_is_removed() {
+    let mut daemon = Daemon::start();
+    let sandbox = daemon.park(1);
+    let gone = daemon.remove(sandbox.id);
+    assert!(
+        matches!(gone, FromDaemon::Gone { id: SandboxId(1), exit: Some(Exit::Signal(9)), .. }),
+        "{gone:?}"
+    );
+    daemon.end();
+}
+
+#[test]
+fn a_running_function_is_removed() {
+    let mut daemon = Daemon::start();
+    let function = daemon.park(1).activate(&daemon.run, LIMITS);
+    let gone = daemon.remove(function.id);
+    assert!(
+        matches!(gone, FromDaemon::Gone { id: SandboxId(1), exit: Some(Exit::Signal(9)), .. }),
+        "{gone:?}"
+    );
+    assert!(function.get("/").is_err());
+    daemon.end();
+}
+
+#[test]
+fn a_frozen_function_is_removed() {
+    let mut daemon = Daemon::start();
+    let function = daemon.park(1).activate(&daemon.run, LIMITS);
+    let (_pidfd, freezer) = function.activating.into_parts();
+    freezer.unwrap().freeze().unwrap();
+    let gone = daemon.remove(function.id);
+    assert!(matches!(gone, FromDaemon::Gone { id: SandboxId(1), .. }), "{gone:?}");
+    daemon.end();
+}
+
+#[test]
+fn a_frozen_function_is_removed_at_the_daemons_end() {
+    let mut daemon = Daemon::start();
+    let function = daemon.park(1).activate(&daemon.run, LIMITS);
+    let (_pidfd, freezer) = function.activating.into_parts();
+    freezer.unwrap().freeze().unwrap();
+    daemon.end();
+}
+
+#[test]
+fn sandboxes_that_are_queued_or_being_made_are_removed() {
+    let mut daemon = Daemon::start();
+    for id in 1..=6 {
+        daemon.tell(&ToDaemon::Create { id: SandboxId(id), scratch: 0 });
+    }
+    for id in 1..=6 {
+        daemon.tell(&ToDaemon::Remove { id: SandboxId(id) });
+    }
+    let mut gone = BTreeSet::new();
+    while gone.len() < 6 {
+        match daemon.hear().0 {
+            FromDaemon::Gone { id, .. } => assert!(gone.insert(id)),
+            // It was made before the daemon read that it shall not be.
+            FromDaemon::Parked { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    daemon.end();
+}
+
+#[test]
+fn the_end_of_the_host_takes_every_sandbox_with_it() {
+    let mut daemon = Daemon::start();
+    let _running = daemon.park(1).activate(&daemon.run, LIMITS);
+    let _parked = daemon.park(2);
+    daemon.tell(&ToDaemon::Create { id: SandboxId(3), scratch: 0 });
+    daemon.end();
+}
+
+#[test]
+fn a_user_is_not_given_to_two_sandboxes_at_once() {
+    let mut daemon = Daemon::start();
+    let _first = daemon.park(1);
+    daemon.tell(&ToDaemon::Create { id: SandboxId(1 + 2048), scratch: 0 });
+    let failed = daemon.hear().0;
+    assert!(matches!(failed, FromDaemon::CreateFailed { id: SandboxId(2049), .. }), "{failed:?}");
+    daemon.end();
+}
+
+#[test]
+fn fifty_creations_four_at_a_time_all_succeed() {
+    create_and_remove(50, 4);
+}
+
+#[test]
+#[ignore = "takes a minute"]
+fn a_thousand_creations_sixteen_at_a_time_all_succeed() {
+    create_and_remove(1000, 16);
+}
+
+/// Keeps `at_once` sandboxes being made or parked until `count` were made; each is removed as soon as it is parked.
+fn create_and_remove(count: u64, at_once: u64) {
+    let mut daemon = Daemon::start_in(Run::new(), 2);
+    let mut next = 0;
+    let mut gone = 0;
+    while gone < count {
+        while next < count && next - gone < at_once {
+            daemon.tell(&ToDaemon::Create { id: SandboxId(next), scratch: 0 });
+            next += 1;
+        }
+        match daemon.hear().0 {
+            FromDaemon::Parked { id, .. } => daemon.tell(&ToDaemon::Remove { id }),
+            FromDaemon::Gone { .. } => gone += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    daemon.end();
+}
