@@ -241,33 +241,29 @@ fn example() -> PathBuf {
     test.parent().and_then(Path::parent).unwrap().join("examples/pool-daemon")
 }
 
-/// The function's static executable, compiled once.
+/// The well-behaved function's static executable.
 pub(crate) fn server() -> &'static Path {
     static SERVER: OnceLock<PathBuf> = OnceLock::new();
-    SERVER.get_or_init(|| {
-        let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
-        let (executable, fresh) =
-            (directory.join("server"), directory.join(format!("server-{}", std::process::id())));
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs/server.rs");
-        let modified =
-            |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
-        if modified(&executable) < modified(&source) {
-            let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
-            let status = Command::new("rustc")
-                .args([
-                    "--edition=2024",
-                    "-O",
-                    "-Ctarget-feature=+crt-static",
-                    "--target",
-                    &target,
-                    "-o",
-                ])
-                .args([&fresh, &source])
-                .status()
-                .unwrap();
-            assert!(status.success());
-            fs::rename(&fresh, &executable).unwrap();
-        }
-        executable
-    })
+    SERVER.get_or_init(|| program("server"))
+}
+
+/// The static executable of a function in `tests/programs`, compiled when its source has changed.
+pub(crate) fn program(name: &str) -> PathBuf {
+    let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+    let (executable, fresh) =
+        (directory.join(name), directory.join(format!("{name}-{}", std::process::id())));
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/programs/{name}.rs"));
+    let modified = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
+    if modified(&executable) < modified(&source) {
+        let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+        let status = Command::new("rustc")
+            .args(["--edition=2024", "-O", "-Ctarget-feature=+crt-static", "--target"])
+            .args([&target, "-o"])
+            .args([&fresh, &source])
+            .status()
+            .unwrap();
+        assert!(status.success());
+        fs::rename(&fresh, &executable).unwrap();
+    }
+    executable
 }
