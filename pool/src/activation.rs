@@ -133,10 +133,10 @@ impl Parked {
         for (file, descriptor) in &self.files {
             match file {
                 CgroupFile::MemoryAndSwapLimit => {
-                    self.write_memory_and_swap(descriptor, limits.memory)?
+                    self.write_memory_and_swap(descriptor, limits.memory)?;
                 }
                 CgroupFile::MemoryLimit | CgroupFile::MemoryMax => {
-                    write_number(descriptor, limits.memory)?
+                    write_number(descriptor, limits.memory)?;
                 }
                 CgroupFile::SwapMax => write_number(descriptor, 0)?,
                 CgroupFile::CpuQuota => write_number(descriptor, quota)?,

@@ -102,13 +102,16 @@ pub(super) fn function_filter() -> Result<BpfProgram, BackendError> {
         0,
     )?;
     rules.insert(libc::SYS_clone, vec![SeccompRule::new(vec![namespaces])?]);
-    rules.insert(libc::SYS_socket, any_of(0, FAMILIES.map(i64::from))?);
-    rules.insert(libc::SYS_socketpair, any_of(0, [i64::from(libc::AF_UNIX)])?);
-    rules.insert(libc::SYS_prctl, any_of(0, PRCTL_COMMANDS.map(i64::from))?);
     rules.insert(
-        libc::SYS_ioctl,
-        any_of(1, IOCTL_COMMANDS.map(|command| i64::from(command as i32)))?,
+        libc::SYS_socket,
+        any_of(0, FAMILIES.map(libc::c_int::unsigned_abs).map(u64::from))?,
     );
+    rules.insert(libc::SYS_socketpair, any_of(0, [u64::from(libc::AF_UNIX.unsigned_abs())])?);
+    rules.insert(
+        libc::SYS_prctl,
+        any_of(0, PRCTL_COMMANDS.map(libc::c_int::unsigned_abs).map(u64::from))?,
+    );
+    rules.insert(libc::SYS_ioctl, any_of(1, IOCTL_COMMANDS)?);
     let unknown = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
     SeccompFilter::new(
         rules,
@@ -122,17 +125,13 @@ pub(super) fn function_filter() -> Result<BpfProgram, BackendError> {
 /// One rule a value: the argument, a C `int`, equals one of them.
 fn any_of<const N: usize>(
     argument: u8,
-    values: [i64; N],
+    values: [u64; N],
 ) -> Result<Vec<SeccompRule>, BackendError> {
     values
         .into_iter()
         .map(|value| {
-            let equal = SeccompCondition::new(
-                argument,
-                SeccompCmpArgLen::Dword,
-                SeccompCmpOp::Eq,
-                value.cast_unsigned(),
-            )?;
+            let equal =
+                SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)?;
             SeccompRule::new(vec![equal])
         })
         .collect()
