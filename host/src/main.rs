@@ -1,2 +1,106 @@
-//! The `baton` command.
-fn main() {}
+//! The `baton` command. See `baton --help`.
+
+use std::io::IsTerminal as _;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::process::ExitCode;
+
+use baton::cli::{Cli, Command, HostArguments};
+use baton::handover::Handover;
+use baton::manifest::{Faults, Manifest};
+use baton::artifact::{self, Precompiled};
+use baton::{compile, host, supervisor};
+use clap::Parser as _;
+
+/// Usage or configuration.
+const MISUSE: u8 = 2;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_log();
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let misuse = error.is::<Faults>() || error.is::<supervisor::Misuse>();
+            say(&format!("baton: {error:#}"));
+            if misuse { ExitCode::from(MISUSE) } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Run(arguments) => serve(arguments.manifest(), &arguments.places()),
+        Command::Serve(arguments) => {
+            serve(Manifest::read(&arguments.config)?, &arguments.places())
+        }
+        Command::Check { config } => {
+            let manifest = Manifest::read(&config)?;
+            artifact::check(&manifest, Precompiled::Refused)?;
+            answer(&format!("{}: {} functions, no faults", config.display(), manifest.functions.len()));
+            Ok(())
+        }
+        Command::Compile(arguments) => {
+            answer(&compile::compile(&arguments)?);
+            Ok(())
+        }
+        Command::Doctor => Ok(()),
+        Command::HostProcess(arguments) => host_process(&arguments),
+        Command::PoolDaemon(_) => Ok(()),
+    }
+}
+
+fn serve(manifest: Manifest, places: &supervisor::Places) -> anyhow::Result<()> {
+    artifact::check(&manifest, Precompiled::Refused)?;
+    supervisor::run(manifest, places)
+}
+
+/// The host process: drops its privileges, then takes over what the supervisor hands it.
+fn host_process(arguments: &HostArguments) -> anyhow::Result<()> {
+    if let (Some(uid), Some(gid)) = (arguments.uid, arguments.gid) {
+        drop_privileges(uid, gid)?;
+    }
+    let control = inherited(arguments.control)?;
+    let handover = Handover::receive(&control)?;
+    let environment = std::env::vars().collect();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("baton-host")
+        .build()?;
+    runtime.block_on(host::run(handover, control, &environment))
+}
+
+fn drop_privileges(uid: u32, gid: u32) -> nix::Result<()> {
+    nix::unistd::setgroups(&[])?;
+    nix::unistd::setgid(gid.into())?;
+    nix::unistd::setuid(uid.into())?;
+    nix::sys::prctl::set_no_new_privs()
+}
+
+fn inherited(fd: RawFd) -> anyhow::Result<OwnedFd> {
+    anyhow::ensure!(fd > 2, "this command is only for Baton itself");
+    #[expect(unsafe_code, reason = "a descriptor from the supervisor is only known by its number")]
+    // SAFETY: the supervisor opened it for this process, and nothing else here uses it.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
+    Ok(fd)
+}
+
+fn start_log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("BATON_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
+}
+
+#[expect(clippy::print_stdout, reason = "what a command answers belongs on standard output")]
+fn answer(text: &str) {
+    println!("{text}");
+}
+
+#[expect(clippy::print_stderr, reason = "why a command failed belongs on standard error")]
+fn say(text: &str) {
+    eprintln!("{text}");
+}

@@ -1,1 +1,26 @@
-//! Baton's otel crate.
+//! What Baton tells about itself: the names it uses, W3C trace context, spans as plain values,
+//! the last traces kept in memory, and the pipeline that exports them over OTLP.
+//!
+//! The request path does not trace as it goes. The host records the phases of a request in a
+//! struct of its own and, at the end, builds one [`Trace`] from it when the request is sampled;
+//! that value is handed to [`Recent`] and to [`Telemetry`] once. Nothing in this crate knows
+//! Wasmtime, sandboxes or the HTTP server, reads the process's environment, or prints.
+
+mod client;
+mod complaint;
+pub mod context;
+mod convert;
+pub mod names;
+pub mod pipeline;
+mod queue;
+pub mod recent;
+pub mod settings;
+pub mod span;
+
+pub use context::{RequestContext, Sampler, TraceParent};
+pub use opentelemetry::{KeyValue, Value, trace::SpanId, trace::TraceId};
+pub use pipeline::{StartError, Telemetry};
+pub use queue::Counts;
+pub use recent::Recent;
+pub use settings::{Config, Environment};
+pub use span::{Event, Kind, Span, Status, Trace};

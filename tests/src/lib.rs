@@ -1,1 +1,4 @@
 //! The harness of the end-to-end tests.
+
+pub mod collector;
+pub mod functions;

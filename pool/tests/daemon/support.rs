@@ -11,6 +11,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use baton_pool::activation::{Activating, Limits, Parked, Start, StartFailure};
+use baton_pool::daemon::sweep::{RunLock, sweep};
 use baton_pool::protocol::{self, FromDaemon, SandboxId, Step, ToDaemon};
 use rustix::event::{PollFd, PollFlags, poll};
 
@@ -35,7 +36,7 @@ impl Run {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let id = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let state_root = std::env::temp_dir().join(format!("baton-test-{id}"));
-        fs::create_dir_all(state_root.join("run")).unwrap();
+        drop(RunLock::claim(&state_root, "run").unwrap());
         Run { cgroup_root: format!("baton/test-{id}"), state_root }
     }
 
@@ -60,15 +61,16 @@ impl Run {
         assert!(left.is_empty(), "{left:?}");
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
         assert!(!mounts.contains(self.state_root.to_str().unwrap()));
-        assert_eq!(
-            fs::read_dir(self.state_root.join("run")).unwrap().count(),
-            0,
-            "the state directory itself stays empty"
-        );
+        let files: Vec<_> = fs::read_dir(self.state_root.join("run"))
+            .unwrap()
+            .flatten()
+            .map(|entry| entry.file_name())
+            .collect();
+        assert_eq!(files, ["lock"], "the daemon writes nothing to the directory itself");
     }
 
     pub(crate) fn clean(&self) {
-        let (_, failed) = baton_pool::daemon::sweep::sweep(&self.state_root, &self.cgroup_root);
+        let (_, failed) = sweep(&self.state_root, &self.cgroup_root);
         assert!(failed.is_empty(), "{failed:?}");
         for directory in self.cgroup_directories() {
             fs::remove_dir(directory).unwrap();

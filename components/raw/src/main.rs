@@ -1,2 +1,0 @@
-//! A function.
-fn main() {}

@@ -1,0 +1,186 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::manifest::{
+    Function, Listener, Manifest, NativeSource, Pattern, Policy, Route,
+};
+use crate::supervisor::{Places, PoolArguments};
+
+/// A serverless function host: WebAssembly at once, a native sandbox as soon as that is faster.
+#[derive(Debug, Parser)]
+#[command(name = "baton", version, about, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve one function at `/`, without a manifest
+    Run(RunArguments),
+    /// Serve the functions of a manifest
+    Serve(ServeArguments),
+    /// Check a manifest and everything that it names; all faults are shown at once
+    Check {
+        /// The manifest
+        #[arg(long, default_value = "baton.toml")]
+        config: PathBuf,
+    },
+    /// Compile a component ahead of time
+    Compile(CompileArguments),
+    /// Say what this machine offers, and what Baton does without the rest
+    Doctor,
+    /// The host process (started by the supervisor)
+    #[command(hide = true, name = crate::supervisor::HOST_COMMAND)]
+    HostProcess(HostArguments),
+    /// The pool daemon (started by the supervisor)
+    #[command(hide = true, name = crate::supervisor::POOL_COMMAND)]
+    PoolDaemon(PoolArguments),
+}
+
+/// `baton run`.
+#[derive(Debug, Args)]
+pub struct RunArguments {
+    /// The component, a file
+    #[arg(required_unless_present = "native")]
+    pub component: Option<PathBuf>,
+    /// The native build of the same function, a static executable
+    #[arg(long)]
+    pub native: Option<PathBuf>,
+    /// Which tier answers: wasm, native, hybrid or adaptive [default: what the artifacts allow]
+    #[arg(long, value_parser = policy)]
+    pub policy: Option<Policy>,
+    /// Where to serve: IP:PORT, unix:PATH or fd:N
+    #[arg(long, default_value = "127.0.0.1:8080")]
+    pub listen: Listener,
+    /// Where to serve administration
+    #[arg(long, default_value = "127.0.0.1:8081")]
+    pub admin: Listener,
+    /// The directory of compiled components
+    #[arg(long)]
+    pub cache_dir: Option<PathBuf>,
+    #[command(flatten)]
+    places: PlaceArguments,
+}
+
+/// `baton serve`.
+#[derive(Debug, Args)]
+pub struct ServeArguments {
+    /// The manifest
+    #[arg(long, default_value = "baton.toml")]
+    pub config: PathBuf,
+    #[command(flatten)]
+    places: PlaceArguments,
+}
+
+/// Where a run keeps its things.
+#[derive(Debug, Args)]
+struct PlaceArguments {
+    /// The directory below which each run keeps its state [default: /run/baton, for users other
+    /// than root a directory of their own]
+    #[arg(long)]
+    state_dir: Option<PathBuf>,
+    /// The cgroup below which each run has its own
+    #[arg(long, default_value = "baton")]
+    cgroup_parent: String,
+}
+
+impl PlaceArguments {
+    fn places(&self) -> Places {
+        let uid = nix::unistd::geteuid();
+        let default = || match uid.is_root() {
+            true => PathBuf::from("/run/baton"),
+            false => std::env::temp_dir().join(format!("baton-{uid}")),
+        };
+        Places {
+            state_dir: self.state_dir.clone().unwrap_or_else(default),
+            cgroup_parent: self.cgroup_parent.clone(),
+        }
+    }
+}
+
+/// `baton compile`.
+#[derive(Debug, Args)]
+pub struct CompileArguments {
+    /// The component
+    pub component: PathBuf,
+    /// Where to write the machine code [default: the component's name with `.cwasm`]
+    #[arg(short, long, conflicts_with = "cache")]
+    pub output: Option<PathBuf>,
+    /// Put it into the cache, where `run` and `serve` find it
+    #[arg(long)]
+    pub cache: bool,
+    /// The directory of compiled components
+    #[arg(long, requires = "cache", default_value = "/var/cache/baton")]
+    pub cache_dir: PathBuf,
+}
+
+/// The host process.
+#[derive(Debug, Args)]
+pub struct HostArguments {
+    /// Descriptor of the socket to the supervisor
+    #[arg(long)]
+    pub control: i32,
+    /// The user to become
+    #[arg(long)]
+    pub uid: Option<u32>,
+    /// The group to become
+    #[arg(long, requires = "uid")]
+    pub gid: Option<u32>,
+}
+
+fn policy(text: &str) -> Result<Policy, String> {
+    match text {
+        "wasm" => Ok(Policy::Wasm),
+        "native" => Ok(Policy::Native),
+        "hybrid" => Ok(Policy::Hybrid),
+        "adaptive" => Ok(Policy::Adaptive),
+        _ => Err("expected wasm, native, hybrid or adaptive".into()),
+    }
+}
+
+impl ServeArguments {
+    /// Where the run keeps its things.
+    #[must_use]
+    pub fn places(&self) -> Places {
+        self.places.places()
+    }
+}
+
+impl RunArguments {
+    /// Where the run keeps its things.
+    #[must_use]
+    pub fn places(&self) -> Places {
+        self.places.places()
+    }
+
+    /// The manifest that these arguments stand for: one function at `/` and everything below.
+    #[must_use]
+    pub fn manifest(&self) -> Manifest {
+        let name = self.component.as_ref().or(self.native.as_ref());
+        let name = name.and_then(|path| path.file_stem()?.to_str()).unwrap_or("function");
+        let route = Route { host: None, pattern: Pattern::Below(String::new()) };
+        let mut function = Function::new(name, route);
+        function.policy = self.policy.unwrap_or(match (&self.component, &self.native) {
+            (Some(_), None) => Policy::Wasm,
+            (None, _) => Policy::Native,
+            (Some(_), Some(_)) => Policy::Hybrid,
+        });
+        function.component.clone_from(&self.component);
+        function.native = self.native.clone().map(NativeSource::Executable);
+        let mut manifest = Manifest { functions: vec![function], ..Manifest::default() };
+        manifest.host.listen = vec![self.listen.clone()];
+        manifest.host.admin = self.admin.clone();
+        manifest.host.server_timing = true;
+        if let Some(dir) = &self.cache_dir {
+            manifest.host.cache.dir.clone_from(dir);
+        }
+        manifest
+    }
+}
+

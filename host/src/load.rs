@@ -1,0 +1,103 @@
+//! Components on their way into memory: from the cache, or by the compiler.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use wasmtime::component::Component;
+
+use crate::egress::Egress;
+use crate::function::Loaded;
+use crate::handover::Artifact;
+use crate::manifest::Function;
+use crate::wasm::{Cache, Engine, Key, Line, LineSink, LoadError, Program, Settings, Source};
+
+/// Loads components for the functions of one host.
+pub struct Loader {
+    engine: Arc<Engine>,
+    cache: Option<(Cache, OwnedFd)>,
+    headers: usize,
+}
+
+impl Loader {
+    /// A loader for `engine`; `cache` is the opened cache directory and its bound in bytes.
+    #[must_use]
+    pub fn new(engine: Arc<Engine>, cache: Option<(OwnedFd, u64)>, headers: usize) -> Self {
+        let cache = cache.map(|(dir, size)| {
+            let path = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
+            (Cache::new(path, size), dir)
+        });
+        Self { engine, cache, headers }
+    }
+
+    /// Loads a function's component. It takes as long as the compiler takes: not for a thread that
+    /// serves requests.
+    ///
+    /// # Errors
+    /// When the component cannot be compiled, linked or instantiated.
+    pub fn load(&self, spec: &Function, artifact: &Artifact) -> Result<Loaded, LoadError> {
+        let (component, source) = self.component(artifact)?;
+        let settings = Settings {
+            memory: usize::try_from(spec.limits.memory.0).unwrap_or(usize::MAX),
+            cpu_time: spec.limits.cpu_time,
+            headers: self.headers,
+            env: spec.env.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+            egress: Arc::new(Egress::new(spec.egress.clone())),
+            sink: sink(spec.name.as_str().into()),
+        };
+        let program = Program::new(Arc::clone(&self.engine), &component, settings)?;
+        Ok(Loaded { program, source })
+    }
+
+    fn component(&self, artifact: &Artifact) -> Result<(Component, Source), LoadError> {
+        let engine = self.engine.wasmtime();
+        let key = Key::new(engine, &artifact.digest);
+        if let Some((cache, _)) = &self.cache {
+            match cache.load(engine, &key) {
+                Ok(Some(component)) => return Ok((component, Source::Cache)),
+                Ok(None) => {}
+                Err(error) => warn(&error),
+            }
+        }
+        let fail = |error: wasmtime::Error| LoadError::Compile(format!("{error:#}"));
+        let wasm = read(&artifact.file).map_err(|error| LoadError::Compile(error.to_string()))?;
+        let component = Component::from_binary(engine, &wasm).map_err(fail)?;
+        if let Some((cache, _)) = &self.cache {
+            let code = component.serialize().map_err(fail)?;
+            if let Err(error) = cache.store(&key, &code) {
+                warn(&error);
+            }
+        }
+        Ok((component, Source::Compile))
+    }
+}
+
+fn warn(error: &(dyn std::error::Error + 'static)) {
+    tracing::warn!(error, "components are compiled anew at each start");
+}
+
+/// The whole of a sealed file, whatever its offset.
+fn read(file: &OwnedFd) -> io::Result<Vec<u8>> {
+    use std::io::{Read as _, Seek as _};
+    let mut file = std::fs::File::from(file.as_fd().try_clone_to_owned()?);
+    file.rewind()?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// A function's output goes to the host's own log, bound to function, tier and trace.
+fn sink(function: Arc<str>) -> LineSink {
+    Arc::new(move |line: Line<'_>| {
+        tracing::info!(
+            target: "function",
+            function = &*function,
+            tier = "wasm",
+            stream = line.stream.name(),
+            trace_id = line.trace_id,
+            "{}",
+            String::from_utf8_lossy(line.text)
+        );
+    })
+}

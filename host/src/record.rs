@@ -1,0 +1,347 @@
+//! What is known of one request, kept while it flows and told once at its end.
+
+use std::borrow::Cow;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use baton_otel::names::{attribute, event, span};
+use baton_otel::{Event, Kind, KeyValue, RequestContext, Span, Status, Trace};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header};
+
+use crate::function::Function;
+use crate::phases::{Interval, Phase, Phases};
+use crate::problem;
+use crate::tier::{Reason, Tier};
+
+/// How a request came in.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// The client's address; `None` on a Unix socket.
+    pub client: Option<SocketAddr>,
+    /// The address that it reached; `None` on a Unix socket.
+    pub server: Option<SocketAddr>,
+}
+
+/// The sandbox that a request was forwarded to.
+#[derive(Clone, Debug)]
+pub struct Served {
+    /// Its id.
+    pub container: String,
+    /// Its first process.
+    pub pid: i32,
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The whole answer was handed to the connection.
+    Complete,
+    /// The client left before that.
+    ClientGone,
+    /// The answer broke off after its head was sent.
+    Broken,
+}
+
+/// One request.
+pub struct Record {
+    /// Its place in a trace.
+    pub context: RequestContext,
+    /// The span of the tier at work, which the next hop sees as its parent.
+    pub work_span: baton_otel::SpanId,
+    /// When it was where.
+    pub phases: Phases,
+    /// Its method.
+    pub method: Method,
+    /// Its target as received.
+    pub uri: Uri,
+    /// Its version.
+    pub version: Version,
+    /// `User-Agent`.
+    pub user_agent: Option<HeaderValue>,
+    /// `Host`.
+    pub host: Option<HeaderValue>,
+    /// Who sent it where.
+    pub peer: Arc<Peer>,
+    /// The function it was routed to.
+    pub function: Option<Arc<Function>>,
+    /// The tier that answered, and why that one.
+    pub tier: Option<(Tier, Reason)>,
+    /// Where the component came from when the request waited for it.
+    pub load: Option<&'static str>,
+    /// Whether it waited for a load, an activation or a creation.
+    pub cold: bool,
+    /// The sandbox, in the native tier.
+    pub served: Option<Served>,
+    /// When the native tier could not take it after all.
+    pub fell_back: Option<Instant>,
+    /// What the host answered by itself, if it did.
+    pub problem: Option<problem::Kind>,
+    /// The status of the answer.
+    pub status: StatusCode,
+    /// Bytes of the request's body that were read.
+    pub received: u64,
+    /// Bytes of the answer's body.
+    pub sent: u64,
+    /// Time that the guest computed.
+    pub guest_cpu: Duration,
+}
+
+impl Record {
+    /// A request whose head was just read.
+    #[must_use]
+    pub fn new<B>(request: &http::Request<B>, context: RequestContext, peer: Arc<Peer>) -> Self {
+        let header = |name| request.headers().get(name).cloned();
+        Self {
+            context,
+            work_span: baton_otel::context::new_span_id(),
+            phases: Phases::new(Instant::now(), SystemTime::now()),
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            version: request.version(),
+            user_agent: header(header::USER_AGENT),
+            host: header(header::HOST),
+            peer,
+            function: None,
+            tier: None,
+            load: None,
+            cold: false,
+            served: None,
+            fell_back: None,
+            problem: None,
+            status: StatusCode::OK,
+            received: 0,
+            sent: 0,
+            guest_cpu: Duration::ZERO,
+        }
+    }
+
+    /// Enters a phase now.
+    pub fn enter(&mut self, phase: Phase) {
+        self.phases.enter(phase, Instant::now());
+    }
+
+    /// The trace context that the tier at work gets.
+    pub fn pass_on(&self, headers: &mut HeaderMap) {
+        self.context.pass_on(self.work_span, headers);
+    }
+
+    /// `Server-Timing` as far as it is known at `now`: the tier, then the phases in milliseconds.
+    #[must_use]
+    pub fn server_timing(&self, now: Instant) -> Option<HeaderValue> {
+        use std::fmt::Write as _;
+        let (tier, _) = self.tier?;
+        let mut text = format!("tier;desc=\"{}\"", tier.name());
+        for interval in self.phases.intervals(now) {
+            let ms = interval.duration().as_secs_f64() * 1e3;
+            let _ = write!(text, ", {};dur={ms:.3}", interval.phase.name());
+        }
+        HeaderValue::try_from(text).ok()
+    }
+
+    /// The word for what went wrong, if something did on the server's side.
+    #[must_use]
+    pub fn error_type(&self, outcome: Outcome) -> Option<Cow<'static, str>> {
+        match (self.problem, outcome) {
+            (_, Outcome::ClientGone) => Some("client-gone".into()),
+            (_, Outcome::Broken) => Some("broken-response".into()),
+            (Some(kind), Outcome::Complete) if kind.status().is_server_error() => {
+                Some(kind.name().into())
+            }
+            (None, Outcome::Complete) if self.status.is_server_error() => {
+                Some(self.status.as_str().to_owned().into())
+            }
+            _ => None,
+        }
+    }
+
+    /// The request as a trace of spans.
+    #[must_use]
+    pub fn trace(&self, end: Instant, outcome: Outcome) -> Trace {
+        let wall = |instant| self.phases.wall(instant);
+        let route = self.function.as_ref().map(|function| function.route.as_str());
+        let method = known_method(&self.method);
+        let name = match route {
+            Some(route) => format!("{method} {route}"),
+            None => method.to_owned(),
+        };
+        let mut root = Span::new(name, wall(self.phases.began()), wall(end));
+        root.kind = Kind::Server;
+        root.span_id = self.context.span_id;
+        root.attributes = self.attributes(route);
+        if let Some(error) = self.error_type(outcome) {
+            root.attributes.push(KeyValue::new(attribute::ERROR_TYPE, error.to_string()));
+            if outcome != Outcome::ClientGone {
+                root.status = Status::Error(error);
+            }
+        }
+        if let Some(at) = self.fell_back {
+            root.events.push(Event {
+                name: event::FALLBACK.into(),
+                time: wall(at),
+                attributes: Vec::new(),
+            });
+        }
+        root.children = self.children(end);
+        Trace {
+            trace_id: self.context.trace_id,
+            parent: self.context.parent,
+            root,
+            tracestate: self.context.tracestate.clone(),
+        }
+    }
+
+    fn children(&self, end: Instant) -> Vec<Span> {
+        let intervals: Vec<Interval> = self.phases.intervals(end).collect();
+        let mut children: Vec<Span> = Vec::with_capacity(intervals.len());
+        for (i, interval) in intervals.iter().enumerate() {
+            let wall = |instant| self.phases.wall(instant);
+            let mut span =
+                Span::new(span_name(interval.phase), wall(interval.start), wall(interval.end));
+            match interval.phase {
+                Phase::Connect => {
+                    // Part of the forward that follows: it is drawn inside of it.
+                    let until = intervals.get(i + 1).map_or(end, |next| next.end);
+                    let mut forward = self.forward(Span::new(span::FORWARD, span.start, wall(until)));
+                    forward.children.push(span);
+                    children.push(forward);
+                    continue;
+                }
+                Phase::Forward
+                    if i > 0 && intervals[i - 1].phase == Phase::Connect =>
+                {
+                    continue;
+                }
+                Phase::Forward => span = self.forward(span),
+                Phase::Handle => span.span_id = self.work_span,
+                Phase::Load => {
+                    let source = self.load.unwrap_or("memory");
+                    span.attributes
+                        .push(KeyValue::new(attribute::BATON_COMPONENT_SOURCE, source));
+                }
+                Phase::Admit | Phase::Lease | Phase::Instantiate => {}
+            }
+            children.push(span);
+        }
+        children
+    }
+
+    fn forward(&self, mut span: Span) -> Span {
+        span.kind = Kind::Client;
+        if !matches!(self.tier, Some((Tier::Wasm, _))) {
+            span.span_id = self.work_span;
+        }
+        span.attributes.push(KeyValue::new(attribute::NETWORK_TRANSPORT, "unix"));
+        if let Some(served) = &self.served {
+            span.attributes
+                .push(KeyValue::new(attribute::CONTAINER_ID, served.container.clone()));
+            span.attributes.push(KeyValue::new(attribute::PROCESS_PID, i64::from(served.pid)));
+        }
+        span
+    }
+
+    fn attributes(&self, route: Option<&str>) -> Vec<KeyValue> {
+        let mut all = Vec::with_capacity(20);
+        let mut say = |key: &'static str, value: baton_otel::Value| {
+            all.push(KeyValue::new(key, value));
+        };
+        let method = known_method(&self.method);
+        say(attribute::HTTP_REQUEST_METHOD, method.into());
+        if method == "_OTHER" {
+            say(
+                attribute::HTTP_REQUEST_METHOD_ORIGINAL,
+                self.method.as_str().to_owned().into(),
+            );
+        }
+        say(attribute::URL_SCHEME, "http".into());
+        say(attribute::URL_PATH, self.uri.path().to_owned().into());
+        if let Some(query) = self.uri.query() {
+            say(attribute::URL_QUERY, query.to_owned().into());
+        }
+        say(attribute::NETWORK_PROTOCOL_VERSION, protocol_version(self.version).into());
+        if let Some(agent) = self.user_agent.as_ref().and_then(|agent| agent.to_str().ok()) {
+            say(attribute::USER_AGENT_ORIGINAL, agent.to_owned().into());
+        }
+        if let Some((host, port)) = self.authority() {
+            say(attribute::SERVER_ADDRESS, host.into());
+            if let Some(port) = port {
+                say(attribute::SERVER_PORT, i64::from(port).into());
+            }
+        }
+        if let Some(client) = self.peer.client {
+            say(attribute::CLIENT_ADDRESS, client.ip().to_string().into());
+            say(attribute::CLIENT_PORT, i64::from(client.port()).into());
+        }
+        say(
+            attribute::HTTP_RESPONSE_STATUS_CODE,
+            i64::from(self.status.as_u16()).into(),
+        );
+        say(attribute::HTTP_REQUEST_BODY_SIZE, bytes(self.received));
+        say(attribute::HTTP_RESPONSE_BODY_SIZE, bytes(self.sent));
+        if let (Some(route), Some(function)) = (route, &self.function) {
+            say(attribute::HTTP_ROUTE, route.to_owned().into());
+            say(attribute::FAAS_NAME, function.name().to_owned().into());
+            say(attribute::FAAS_VERSION, function.digest.to_string().into());
+            say(attribute::FAAS_TRIGGER, "http".into());
+            say(attribute::FAAS_COLDSTART, self.cold.into());
+            say(attribute::FAAS_INVOCATION_ID, self.context.span_id.to_string().into());
+        }
+        if let Some((tier, reason)) = self.tier {
+            say(attribute::BATON_TIER, tier.name().into());
+            say(attribute::BATON_TIER_REASON, reason.name().into());
+        }
+        all
+    }
+
+    fn authority(&self) -> Option<(String, Option<u16>)> {
+        let authority: http::uri::Authority = match self.uri.authority() {
+            Some(authority) => authority.clone(),
+            None => self.host.as_ref()?.to_str().ok()?.parse().ok()?,
+        };
+        Some((authority.host().to_owned(), authority.port_u16()))
+    }
+}
+
+fn bytes(count: u64) -> baton_otel::Value {
+    i64::try_from(count).unwrap_or(i64::MAX).into()
+}
+
+fn span_name(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Admit => span::ADMIT,
+        Phase::Load => span::COMPONENT_LOAD,
+        Phase::Lease => span::SANDBOX_LEASE,
+        Phase::Connect => span::FORWARD_CONNECT,
+        Phase::Forward => span::FORWARD,
+        Phase::Instantiate => span::COMPONENT_INSTANTIATE,
+        Phase::Handle => span::COMPONENT_HANDLE,
+    }
+}
+
+/// The methods of RFC 9110 and RFC 5789; the semantic conventions call all others `_OTHER`.
+fn known_method(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        Method::CONNECT => "CONNECT",
+        Method::OPTIONS => "OPTIONS",
+        Method::TRACE => "TRACE",
+        Method::PATCH => "PATCH",
+        _ => "_OTHER",
+    }
+}
+
+/// `network.protocol.version`.
+#[must_use]
+pub fn protocol_version(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_09 => "0.9",
+        Version::HTTP_10 => "1.0",
+        Version::HTTP_2 => "2",
+        Version::HTTP_3 => "3",
+        _ => "1.1",
+    }
+}

@@ -1,0 +1,376 @@
+//! A request's way through the host: head, route, gate, tier, answer.
+
+use std::borrow::Cow;
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use baton_otel::RequestContext;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, Version, header};
+use hyper::body::Incoming;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout_at;
+use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
+
+use crate::answer::{Answer, Ending, Source};
+use crate::function::{Component, Function, Loaded};
+use crate::host::Host;
+use crate::native;
+use crate::phases::Phase;
+use crate::problem::{Kind, Problem};
+use crate::record::{Peer, Record};
+use crate::request_body::{BodyFault, Intake, RequestBody};
+use crate::tier::{Reason, Tier};
+use crate::wasm::Failure;
+
+const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+
+/// What a request holds while it is being answered.
+struct Held {
+    record: Box<Record>,
+    place: Option<OwnedSemaphorePermit>,
+    intake: Option<Arc<Intake>>,
+    deadline: Option<Instant>,
+}
+
+/// Answers one request; a failure becomes a problem document.
+///
+/// # Errors
+/// Never: the error type only satisfies the server.
+pub async fn serve(
+    host: Arc<Host>,
+    peer: Arc<Peer>,
+    request: Request<Incoming>,
+) -> Result<Response<Answer>, Infallible> {
+    let context = RequestContext::accept(request.headers(), &host.observer.sampler);
+    let record = Box::new(Record::new(&request, context, peer));
+    let mut guard = Unanswered {
+        host: Arc::clone(&host),
+        held: Some(Held { record, place: None, intake: None, deadline: None }),
+    };
+    // The guard is emptied only below.
+    let Some(held) = guard.held.as_mut() else { unreachable!("the guard was just filled") };
+    let answered = answer(&host, held, request).await;
+    let Some(held) = guard.held.take() else { unreachable!("nobody else empties the guard") };
+    Ok(finish(&host, held, answered))
+}
+
+/// Tells of a request whose client left before it was answered.
+struct Unanswered {
+    host: Arc<Host>,
+    held: Option<Held>,
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        if let Some(mut held) = self.held.take() {
+            held.record.status = CLIENT_CLOSED_REQUEST;
+            if let Some(intake) = &held.intake {
+                held.record.received = intake.read();
+            }
+            self.host.observer.ended(&held.record, crate::record::Outcome::ClientGone);
+        }
+    }
+}
+
+/// What logs say where no answer was sent because the client had left (nginx's convention; it is
+/// never sent).
+static CLIENT_CLOSED_REQUEST: StatusCode = match StatusCode::from_u16(499) {
+    Ok(status) => status,
+    Err(_) => StatusCode::BAD_REQUEST,
+};
+
+fn finish(
+    host: &Arc<Host>,
+    held: Held,
+    answered: Result<Response<Source>, Problem>,
+) -> Response<Answer> {
+    let Held { mut record, place, intake, deadline } = held;
+    let mut response = match answered {
+        Ok(response) => response,
+        Err(problem) => {
+            record.problem = Some(problem.kind);
+            let function = record.function.as_ref().map(|function| function.name());
+            let trace_id = record.context.trace_id.to_string();
+            if problem.kind.status().is_server_error() && problem.kind != Kind::Draining {
+                tracing::warn!(function, trace_id, kind = problem.kind.name(), detail = %problem.detail, "a request failed");
+            }
+            problem.response(function, &trace_id).map(Source::Host)
+        }
+    };
+    record.status = response.status();
+    if host.server_timing
+        && let Some(timing) = record.server_timing(Instant::now())
+    {
+        response.headers_mut().insert(SERVER_TIMING, timing);
+    }
+    if record.problem.is_some() && intake.as_ref().is_some_and(|intake| intake.fault().is_some()) {
+        // What follows on this connection is the rest of a body that nobody reads.
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    let promised = response
+        .headers()
+        .get(header::CONTENT_LENGTH)
+        .and_then(|length| length.to_str().ok()?.parse().ok());
+    let observer = Arc::clone(&host.observer);
+    response.map(|source| {
+        Answer::new(source, Ending { record, observer, place, intake, promised, deadline })
+    })
+}
+
+async fn answer(
+    host: &Arc<Host>,
+    held: &mut Held,
+    request: Request<Incoming>,
+) -> Result<Response<Source>, Problem> {
+    check_head(host, &request)?;
+    let path = request.uri().path();
+    let found = host.functions.load().lookup(host_name(&request), path);
+    let Some((function, prefix)) = found else {
+        return Err(Problem::new(Kind::NotFound, format!("no function's route matches {path}")));
+    };
+    held.record.function = Some(Arc::clone(&function));
+    let limits = &function.spec.limits;
+    check_length(&request, limits.request_body.0)?;
+    held.place = Some(enter(&function).await?);
+    let deadline = Instant::now() + limits.timeout;
+    held.deadline = Some(deadline);
+    let mut request = request.map(|body| RequestBody::new(body, limits.request_body.0));
+    held.intake = Some(request.body().intake());
+    rewrite(&mut request, prefix, &held.record)?;
+    match timeout_at(deadline.into(), dispatch(host, &function, held, request)).await {
+        Ok(answered) => blame_the_client(held, answered),
+        Err(_) => Err(Problem::new(
+            Kind::Timeout,
+            format!("the function did not answer within {:?}", limits.timeout),
+        )),
+    }
+}
+
+/// Tries the tiers in the order of the function's policy.
+async fn dispatch(
+    host: &Arc<Host>,
+    function: &Arc<Function>,
+    held: &mut Held,
+    request: Request<RequestBody>,
+) -> Result<Response<Source>, Problem> {
+    let record = &mut held.record;
+    match native::attempt(host, function, record, request).await {
+        native::Attempt::Answered(response) => Ok(response.map(Source::Native)),
+        native::Attempt::Failed(problem) => Err(problem),
+        native::Attempt::Declined(request, reason) => {
+            record.tier = Some((Tier::Wasm, reason));
+            if reason == Reason::SandboxGone {
+                record.fell_back = Some(Instant::now());
+                record.work_span = baton_otel::context::new_span_id();
+            }
+            let Some(component) = &function.component else {
+                return Err(Problem::new(Kind::Starting, "no sandbox can take the request"));
+            };
+            run_component(component, record, request).await
+        }
+    }
+}
+
+async fn run_component(
+    component: &Component,
+    record: &mut Record,
+    mut request: Request<RequestBody>,
+) -> Result<Response<Source>, Problem> {
+    let loaded = load(component, record).await?;
+    record.enter(Phase::Instantiate);
+    record.pass_on(request.headers_mut());
+    let traceparent = request.headers().get(baton_otel::context::TRACEPARENT).cloned();
+    let trace_id: Arc<str> = record.context.trace_id.to_string().into();
+    let mut call = loaded.program.start(request, Scheme::Http, &trace_id, traceparent);
+    let head = call.head().await;
+    if let Some(instantiated) = call.instantiated() {
+        record.phases.enter(Phase::Handle, instantiated);
+    }
+    record.guest_cpu = call.cpu_used();
+    let (mut head, body) = head.map_err(guest_problem)?.into_parts();
+    strip_hop_by_hop(&mut head.headers);
+    Ok(Response::from_parts(head, Source::Guest(call.into_body(body))))
+}
+
+async fn load<'a>(component: &'a Component, record: &mut Record) -> Result<&'a Loaded, Problem> {
+    let loaded = match component.get() {
+        Some(loaded) => loaded,
+        None => {
+            record.enter(Phase::Load);
+            record.cold = true;
+            let loaded = component.wait().await;
+            record.load = loaded.as_ref().ok().map(|loaded| loaded.source.name());
+            loaded
+        }
+    };
+    loaded.as_ref().map_err(|error| Problem::new(Kind::Trapped, error.to_string()))
+}
+
+fn guest_problem(failure: Failure) -> Problem {
+    let kind = match &failure {
+        Failure::Trapped(_) | Failure::Instantiate(_) => Kind::Trapped,
+        Failure::OutOfMemory { .. } => Kind::OutOfMemory,
+        Failure::NoResponse | Failure::InvalidResponse(_) => Kind::InvalidResponse,
+        Failure::CpuTime { .. } => Kind::Timeout,
+        Failure::NoInstance => Kind::Saturated,
+    };
+    Problem::new(kind, failure.to_string())
+}
+
+/// A body that broke off or was too long is the client's doing, whatever the function made of it.
+fn blame_the_client(
+    held: &Held,
+    answered: Result<Response<Source>, Problem>,
+) -> Result<Response<Source>, Problem> {
+    match held.intake.as_ref().and_then(|intake| intake.fault()) {
+        Some(fault @ BodyFault::TooLarge { .. }) => {
+            Err(Problem::new(Kind::BodyTooLarge, fault.to_string()))
+        }
+        Some(fault @ BodyFault::Broken) => Err(Problem::new(Kind::BadRequest, fault.to_string())),
+        None => answered,
+    }
+}
+
+async fn enter(function: &Function) -> Result<OwnedSemaphorePermit, Problem> {
+    function
+        .gate
+        .enter()
+        .await
+        .map_err(|refused| Problem::new(Kind::Saturated, refused.to_string()))
+}
+
+fn check_head(host: &Host, request: &Request<Incoming>) -> Result<(), Problem> {
+    let size: usize = request.uri().path_and_query().map_or(0, |path| path.as_str().len())
+        + request
+            .headers()
+            .iter()
+            .map(|(name, value)| name.as_str().len() + value.len() + 4)
+            .sum::<usize>();
+    if size > host.headers_max {
+        let max = host.headers_max;
+        return Err(Problem::new(
+            Kind::HeadersTooLarge,
+            format!("the request's head has {size} bytes, at most {max} are taken"),
+        ));
+    }
+    let bad = |detail: &'static str| Err(Problem::new(Kind::BadRequest, detail));
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (Some(_), Some(_)) => bad("the request has more than one Host header"),
+        (None, _) if request.version() == Version::HTTP_11 => {
+            bad("an HTTP/1.1 request needs a Host header")
+        }
+        (Some(host), None) if !is_authority(host) => bad("the Host header is not a host"),
+        _ => Ok(()),
+    }
+}
+
+fn is_authority(host: &HeaderValue) -> bool {
+    let authority = host.to_str().ok().and_then(|host| host.parse::<http::uri::Authority>().ok());
+    authority.is_some_and(|authority| !authority.as_str().contains('@'))
+}
+
+fn check_length(request: &Request<Incoming>, limit: u64) -> Result<(), Problem> {
+    let length = hyper::body::Body::size_hint(request.body()).lower();
+    if length > limit {
+        return Err(Problem::new(
+            Kind::BodyTooLarge,
+            format!("the request body has {length} bytes, at most {limit} are taken"),
+        ));
+    }
+    Ok(())
+}
+
+/// The host that a request names, with its port if it names one.
+fn host_name<B>(request: &Request<B>) -> Option<&str> {
+    match request.uri().authority() {
+        Some(authority) => Some(authority.as_str()),
+        None => request.headers().get(header::HOST)?.to_str().ok(),
+    }
+}
+
+/// Makes the request what the function sees: the rest of the path, who really asked, no hop-by-hop
+/// headers, and a host.
+fn rewrite(
+    request: &mut Request<RequestBody>,
+    prefix: usize,
+    record: &Record,
+) -> Result<(), Problem> {
+    let uri = request.uri();
+    let full = uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    let prefix_value = HeaderValue::from_str(full.get(..prefix).unwrap_or_default());
+    let rest = full.get(prefix..).unwrap_or("/");
+    let rest: Cow<'_, str> =
+        if rest.starts_with('/') { rest.into() } else { format!("/{rest}").into() };
+    let target = Uri::try_from(rest.as_ref())
+        .map_err(|_| Problem::new(Kind::BadRequest, "the request's target is not a path"))?;
+    let authority = uri.authority().and_then(|a| HeaderValue::from_str(a.as_str()).ok());
+    *request.uri_mut() = target;
+    let headers = request.headers_mut();
+    strip_hop_by_hop(headers);
+    if let Some(host) = authority {
+        headers.insert(header::HOST, host);
+    } else if !headers.contains_key(header::HOST) {
+        headers.insert(header::HOST, HeaderValue::from_static("localhost"));
+    }
+    headers.remove(FORWARDED);
+    for name in [X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PREFIX, X_FORWARDED_PROTO] {
+        headers.remove(name);
+    }
+    if let Some(client) = record.peer.client.map(|client| client.ip().to_canonical()) {
+        headers.insert(X_FORWARDED_FOR, address(client));
+    }
+    if let Some(host) = headers.get(header::HOST).cloned() {
+        headers.insert(X_FORWARDED_HOST, host);
+    }
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+    if prefix > 0
+        && let Ok(prefix) = prefix_value
+    {
+        headers.insert(X_FORWARDED_PREFIX, prefix);
+    }
+    Ok(())
+}
+
+fn address(address: IpAddr) -> HeaderValue {
+    HeaderValue::try_from(address.to_string())
+        .unwrap_or_else(|_| HeaderValue::from_static("unknown"))
+}
+
+/// Removes what belongs to one connection (RFC 9110, section 7.6.1), and what it names.
+pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    for name in named {
+        // What frames or addresses the message is not for the client to name away.
+        if !matches!(name, header::CONTENT_LENGTH | header::HOST) {
+            headers.remove(name);
+        }
+    }
+    for name in [
+        header::CONNECTION,
+        HeaderName::from_static("keep-alive"),
+        HeaderName::from_static("proxy-connection"),
+        header::PROXY_AUTHENTICATE,
+        header::PROXY_AUTHORIZATION,
+        header::TE,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+    ] {
+        headers.remove(name);
+    }
+}
+

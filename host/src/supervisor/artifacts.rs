@@ -1,0 +1,136 @@
+//! Artifacts, opened once and sealed: what is served cannot change under the host, and a sandbox
+//! sees no path of the machine.
+
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, Write as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use sha2::{Digest, Sha256};
+
+use crate::handover::{Artifact, Deployment};
+use crate::manifest::{self, Manifest, NativeSource};
+use crate::wasm::hex;
+
+/// An artifact that cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot open {}", path.display())]
+pub struct OpenError {
+    path: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+/// Opens every artifact of the manifest.
+pub(super) fn open(manifest: &Manifest) -> Result<Vec<Deployment>, OpenError> {
+    manifest.functions.iter().map(deployment).collect()
+}
+
+fn deployment(spec: &manifest::Function) -> Result<Deployment, OpenError> {
+    let component = spec.component.as_deref().filter(|_| spec.policy.uses_wasm());
+    let component = component.map(seal).transpose()?;
+    let native = match &spec.native {
+        Some(NativeSource::Executable(path)) if spec.policy.uses_native() => Some(seal(path)?),
+        _ => None,
+    };
+    let mut revision = Sha256::new();
+    for artifact in component.iter().chain(&native) {
+        revision.update(&artifact.digest);
+    }
+    Ok(Deployment {
+        spec: spec.clone(),
+        digest: format!("sha256:{}", hex(&revision.finalize())),
+        component,
+        native: native.map(|native| native.file),
+    })
+}
+
+/// A sealed copy of the file at `path`.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn seal(path: &Path) -> Result<Artifact, OpenError> {
+    let fail = |source| OpenError { path: path.to_owned(), source };
+    let mut file = File::open(path).map_err(fail)?;
+    copy(&mut file).map_err(fail)
+}
+
+fn copy(file: &mut File) -> io::Result<Artifact> {
+    let mut sealed = memory_file()?;
+    let mut digest = Sha256::new();
+    let mut chunk = vec![0; 1 << 16];
+    loop {
+        match file.read(&mut chunk)? {
+            0 => break,
+            read => {
+                digest.update(&chunk[..read]);
+                sealed.write_all(&chunk[..read])?;
+            }
+        }
+    }
+    sealed.rewind()?;
+    let seals = SealFlag::F_SEAL_WRITE
+        | SealFlag::F_SEAL_SHRINK
+        | SealFlag::F_SEAL_GROW
+        | SealFlag::F_SEAL_SEAL;
+    fcntl(&sealed, FcntlArg::F_ADD_SEALS(seals))?;
+    // A descriptor that can be written keeps the file from being executed.
+    let read_only = File::open(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&sealed)))?;
+    Ok(Artifact { file: OwnedFd::from(read_only), digest: hex(&digest.finalize()) })
+}
+
+fn memory_file() -> io::Result<File> {
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    match memfd_create("artifact", flags | MFdFlags::from_bits_retain(nix::libc::MFD_EXEC)) {
+        // Before Linux 6.3 every such file is executable and the flag is unknown.
+        Err(nix::Error::EINVAL) => Ok(memfd_create("artifact", flags)?.into()),
+        file => Ok(file?.into()),
+    }
+}
+
+/// The cache directory, made if need be and given to the host's user; without one, components are
+/// compiled at each start.
+pub(super) fn cache(host: &manifest::Host, privileged: bool) -> Option<OwnedFd> {
+    let dir = &host.cache.dir;
+    match open_cache(dir, host, privileged) {
+        Ok(dir) => Some(dir),
+        Err(error) => {
+            tracing::warn!(
+                dir = %dir.display(),
+                %error,
+                "no cache of compiled components: they are compiled at each start"
+            );
+            None
+        }
+    }
+}
+
+fn open_cache(dir: &Path, host: &manifest::Host, privileged: bool) -> anyhow::Result<OwnedFd> {
+    if let Some(parent) = dir.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    match std::fs::DirBuilder::new().mode(0o700).create(dir) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error.into()),
+        _ => {}
+    }
+    let opened = File::open(dir)?;
+    let meta = opened.metadata()?;
+    anyhow::ensure!(meta.is_dir(), "it is not a directory");
+    let (uid, gid) = match privileged {
+        true => super::child::ids(&host.user)?,
+        false => (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw()),
+    };
+    if privileged && meta.uid() == 0 {
+        chown(dir, Some(uid), Some(gid))?;
+    }
+    let meta = opened.metadata()?;
+    anyhow::ensure!(
+        meta.uid() == uid && meta.mode() & 0o022 == 0,
+        "whoever can write it could run code as Baton: it must belong to user {uid} and be \
+         writable by nobody else"
+    );
+    Ok(opened.into())
+}

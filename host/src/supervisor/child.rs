@@ -1,0 +1,114 @@
+//! The two processes under the supervisor.
+
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use anyhow::Context as _;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, User};
+
+use super::run_dir::RunDir;
+use crate::manifest;
+
+/// The hidden subcommand that is the host process.
+pub const HOST_COMMAND: &str = "host-process";
+
+/// The hidden subcommand that is the pool daemon.
+pub const POOL_COMMAND: &str = "pool-daemon";
+
+/// What the pool daemon is started with.
+#[derive(Clone, Debug, clap::Args)]
+pub struct PoolArguments {
+    /// Descriptor of the socket to the host.
+    #[arg(long)]
+    pub host: RawFd,
+    /// The run's directory.
+    #[arg(long)]
+    pub state: std::path::PathBuf,
+    /// The run's cgroup.
+    #[arg(long)]
+    pub cgroup: String,
+}
+
+/// A process that was started.
+pub(super) struct Child {
+    pub pid: Pid,
+    /// The supervisor's end of its socket; the pool daemon has none.
+    pub control: OwnedFd,
+}
+
+impl Child {
+    /// Starts the host; it drops to `user` before it does anything else.
+    pub(super) fn host(
+        ours: OwnedFd,
+        theirs: OwnedFd,
+        user: &manifest::User,
+    ) -> anyhow::Result<Self> {
+        let mut command = baton(HOST_COMMAND);
+        command.args(["--control", &theirs.as_raw_fd().to_string()]);
+        if nix::unistd::geteuid().is_root() {
+            let (uid, gid) = ids(user)?;
+            command.args(["--uid", &uid.to_string(), "--gid", &gid.to_string()]);
+        }
+        Ok(Self { pid: spawn(command, &theirs)?, control: ours })
+    }
+
+    /// Starts the pool daemon on its end of the socket to the host.
+    pub(super) fn pool(theirs: OwnedFd, run_dir: &RunDir) -> anyhow::Result<Self> {
+        let mut command = baton(POOL_COMMAND);
+        command
+            .args(["--host", &theirs.as_raw_fd().to_string()])
+            .arg("--state")
+            .arg(run_dir.path())
+            .args(["--cgroup", run_dir.cgroup()]);
+        let pid = spawn(command, &theirs)?;
+        Ok(Self { pid, control: theirs })
+    }
+
+    pub(super) fn terminate(&self) {
+        // It may have ended by itself meanwhile.
+        let _ = kill(self.pid, Signal::SIGTERM);
+    }
+
+    pub(super) fn kill(&self) {
+        let _ = kill(self.pid, Signal::SIGKILL);
+    }
+
+    pub(super) fn is_alive(&self) -> bool {
+        kill(self.pid, None).is_ok()
+    }
+}
+
+fn baton(subcommand: &str) -> Command {
+    let mut command = Command::new("/proc/self/exe");
+    // Signals of the terminal reach the supervisor alone, which passes them on in order.
+    command.arg0("baton").arg(subcommand).process_group(0);
+    command
+}
+
+/// Starts `command` with `inherited` open in it.
+fn spawn(mut command: Command, inherited: &OwnedFd) -> anyhow::Result<Pid> {
+    // The supervisor has one thread: nobody else starts a process while the flag is off.
+    fcntl(inherited, FcntlArg::F_SETFD(FdFlag::empty()))?;
+    let child = command.spawn();
+    fcntl(inherited, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+    let child = child.context("cannot start a Baton process")?;
+    Ok(Pid::from_raw(i32::try_from(child.id())?))
+}
+
+/// The ids of a user; one given by number need not be known to the system.
+pub(super) fn ids(user: &manifest::User) -> anyhow::Result<(u32, u32)> {
+    match user {
+        manifest::User::Id(id) => {
+            let known = User::from_uid((*id).into()).ok().flatten();
+            Ok((*id, known.map_or(*id, |user| user.gid.as_raw())))
+        }
+        manifest::User::Name(name) => {
+            let user = User::from_name(name).context("cannot read the user database")?;
+            let user = user.with_context(|| format!("host.user: there is no user {name}"))?;
+            Ok((user.uid.as_raw(), user.gid.as_raw()))
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! The supervisor: root, single-threaded, tiny.
+//!
+//! It opens what the manifest names, starts the pool daemon and the host, starts them again when
+//! they die, passes signals on, and removes what is left at the end. It parses no HTTP, runs no
+//! guest, and is the only one to see paths.
+//!
+//! ```text
+//! prepare ─▶ running ── host or daemon died ─▶ started again, at most RESTARTS in a row
+//!               │ SIGTERM or SIGINT
+//!               ▼
+//!            stopping: host drains, then the daemon removes its sandboxes ─▶ leftovers removed
+//!               │ a second signal: both are killed
+//!               ▼
+//!             ended
+//! ```
+
+mod artifacts;
+mod child;
+mod listeners;
+mod run_dir;
+mod signals;
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+pub use artifacts::{OpenError, seal};
+/// What was asked for cannot be done here: a matter of usage, not a failure.
+#[derive(Debug, thiserror::Error)]
+pub enum Misuse {
+    /// Sandboxes need root.
+    #[error(
+        "function {function} has policy \"native\", which needs sandboxes, which need root; run Baton as root or give the function a component"
+    )]
+    NeedsRoot {
+        /// The function.
+        function: String,
+    },
+    /// A listener cannot be had.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+}
+
+pub use child::{HOST_COMMAND, POOL_COMMAND, PoolArguments};
+pub use listeners::BindError;
+pub use run_dir::RunDir;
+
+use crate::handover::{self, Deployment, Outgoing, Sandboxes};
+use crate::manifest::{Manifest, Policy};
+use child::Child;
+use listeners::Listeners;
+use signals::Signals;
+
+/// Deaths in a row after which a process is not started again.
+const RESTARTS: u32 = 5;
+
+/// A process that lived this long has not died in a row with the last one.
+const SETTLED: Duration = Duration::from_secs(10);
+
+/// What a stopping host may take beyond its drain: flushing, and ending its sandboxes.
+const HOST_MARGIN: Duration = Duration::from_secs(15);
+
+/// What the daemon may take to remove every sandbox.
+const POOL_MARGIN: Duration = Duration::from_secs(10);
+
+/// Where a run keeps its things.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// The directory below which each run has one of its own.
+    pub state_dir: PathBuf,
+    /// The cgroup below which each run has one of its own, from the root of the hierarchy.
+    pub cgroup_parent: String,
+}
+
+/// Serves `manifest` until told to stop.
+///
+/// # Errors
+/// When an artifact cannot be opened, a listener not bound, or the host does not stay alive.
+pub fn run(manifest: Manifest, places: &Places) -> anyhow::Result<()> {
+    let signals = Signals::block()?;
+    let privileged = nix::unistd::geteuid().is_root();
+    require_sandboxes_where_needed(&manifest, privileged)?;
+    let run_dir = RunDir::create(places)?;
+    let listeners = Listeners::bind(&manifest.host).map_err(Misuse::Bind)?;
+    let deployments = artifacts::open(&manifest)?;
+    let cache = artifacts::cache(&manifest.host, privileged);
+    let with_pool = privileged && deployments.iter().any(|function| function.native.is_some());
+    let sandboxes = with_pool.then(|| run_dir.sockets(&manifest.host)).transpose()?;
+    listeners.announce(&manifest.host)?;
+    let mut supervisor = Supervisor {
+        manifest,
+        deployments,
+        cache,
+        sandboxes: sandboxes.map(|sockets| Sandboxes { sockets }),
+        listeners: Some(listeners),
+        run_dir,
+        host: None,
+        pool: None,
+    };
+    let ended = supervisor.supervise(&signals);
+    supervisor.run_dir.remove();
+    ended
+}
+
+fn require_sandboxes_where_needed(manifest: &Manifest, privileged: bool) -> anyhow::Result<()> {
+    if privileged {
+        return Ok(());
+    }
+    let native = |f: &&crate::manifest::Function| f.policy == Policy::Native;
+    if let Some(function) = manifest.functions.iter().find(native) {
+        return Err(Misuse::NeedsRoot { function: function.name.clone() }.into());
+    }
+    if manifest.functions.iter().any(|function| function.native.is_some()) {
+        tracing::warn!("not root: no sandboxes can be made, everything is served from WebAssembly");
+    }
+    Ok(())
+}
+
+struct Supervisor {
+    manifest: Manifest,
+    deployments: Vec<Deployment>,
+    cache: Option<OwnedFd>,
+    sandboxes: Option<Sandboxes>,
+    /// `None` once the host drains: nobody else may hold the listening sockets then.
+    listeners: Option<Listeners>,
+    run_dir: RunDir,
+    host: Option<Kept>,
+    pool: Option<Kept>,
+}
+
+/// A process that is kept alive.
+struct Kept {
+    child: Child,
+    started: Instant,
+    deaths: u32,
+}
+
+impl Kept {
+    fn start(child: Child, before: Option<&Self>) -> Self {
+        let deaths = before.map_or(0, |before| match before.started.elapsed() < SETTLED {
+            true => before.deaths + 1,
+            false => 1,
+        });
+        Self { child, started: Instant::now(), deaths }
+    }
+}
+
+impl Supervisor {
+    fn supervise(&mut self, signals: &Signals) -> anyhow::Result<()> {
+        nix::sys::prctl::set_child_subreaper(true).context("cannot become a subreaper")?;
+        self.start_host()?;
+        if self.sandboxes.is_some() {
+            self.start_pool()?;
+        }
+        let crashed = loop {
+            let signal = signals.wait(None)?;
+            if signals::stops(signal) {
+                break None;
+            }
+            if let Err(error) = self.reap() {
+                break Some(error);
+            }
+        };
+        self.stop(signals)?;
+        crashed.map_or(Ok(()), Err)
+    }
+
+    fn start_host(&mut self) -> anyhow::Result<()> {
+        let Some(listeners) = &self.listeners else { return Ok(()) };
+        let (ours, theirs) = baton_pool::protocol::channel()?;
+        let child = Child::host(ours, theirs, &self.manifest.host.user)?;
+        let outgoing = Outgoing {
+            manifest: &self.manifest,
+            functions: &self.deployments,
+            listeners: &listeners.functions,
+            admin: &listeners.admin,
+            cache: self.cache.as_ref(),
+            sandboxes: self.sandboxes.as_ref(),
+        };
+        outgoing.send(&child.control).context("the host process ended before it had started")?;
+        self.host = Some(Kept::start(child, self.host.as_ref()));
+        Ok(())
+    }
+
+    fn start_pool(&mut self) -> anyhow::Result<()> {
+        let (hosts_end, pools_end) = baton_pool::protocol::channel()?;
+        let child = Child::pool(pools_end, &self.run_dir)?;
+        if let Some(host) = &self.host {
+            // A host that has just died gets the next daemon's socket when it is started again.
+            let _ = handover::send_pool(&host.child.control, &hosts_end);
+        }
+        self.pool = Some(Kept::start(child, self.pool.as_ref()));
+        Ok(())
+    }
+
+    /// Collects processes that have ended and starts the two that must live again.
+    fn reap(&mut self) -> anyhow::Result<()> {
+        while let Some(status) = ended()? {
+            let pid = status.pid();
+            if pid == self.host.as_ref().map(|kept| kept.child.pid) {
+                let deaths = self.host.as_ref().map_or(0, |kept| kept.deaths);
+                tracing::error!(?status, "the host process died");
+                if deaths >= RESTARTS {
+                    bail!("the host process died {deaths} times in a row");
+                }
+                self.start_host()?;
+                // The daemon follows the host that it served; it is started anew below.
+            } else if pid == self.pool.as_ref().map(|kept| kept.child.pid) {
+                let deaths = self.pool.as_ref().map_or(0, |kept| kept.deaths);
+                tracing::error!(?status, "the pool daemon died");
+                if deaths >= RESTARTS {
+                    tracing::error!("no sandboxes any more: the pool daemon died {deaths} times in a row");
+                } else {
+                    self.start_pool()?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn stop(&mut self, signals: &Signals) -> anyhow::Result<()> {
+        self.listeners = None;
+        let bounds = &self.manifest.host;
+        let drain = bounds.drain_delay + bounds.grace + HOST_MARGIN;
+        for (kept, margin) in [(self.host.take(), drain), (self.pool.take(), POOL_MARGIN)] {
+            if let Some(kept) = kept {
+                kept.child.terminate();
+                await_end(&kept.child, signals, margin)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Waits until `child` has ended; kills it when it takes longer than `margin` or a second signal
+/// asks to stop at once.
+fn await_end(child: &Child, signals: &Signals, margin: Duration) -> anyhow::Result<()> {
+    let deadline = Instant::now() + margin;
+    loop {
+        while let Some(status) = ended()? {
+            if status.pid() == Some(child.pid) {
+                return Ok(());
+            }
+        }
+        if !child.is_alive() {
+            return Ok(());
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        let signal = signals.wait(Some(left))?;
+        if left.is_zero() || signals::stops(signal) {
+            child.kill();
+        }
+    }
+}
+
+/// A child or an orphan that has ended.
+fn ended() -> anyhow::Result<Option<WaitStatus>> {
+    match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
+        Ok(WaitStatus::StillAlive) | Err(nix::Error::ECHILD) => Ok(None),
+        Ok(status) => Ok(Some(status)),
+        Err(error) => Err(error).context("cannot wait for children"),
+    }
+}
+
+/// Waits until `fd` is readable, at most `timeout`; false when the time is up.
+fn readable(fd: &OwnedFd, timeout: Option<Duration>) -> anyhow::Result<bool> {
+    let timeout = match timeout {
+        None => PollTimeout::NONE,
+        Some(timeout) => PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX),
+    };
+    match poll(&mut [PollFd::new(fd.as_fd(), PollFlags::POLLIN)], timeout) {
+        Ok(count) => Ok(count > 0),
+        Err(nix::Error::EINTR) => Ok(false),
+        Err(error) => Err(error).context("cannot wait for signals"),
+    }
+}

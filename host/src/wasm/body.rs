@@ -1,0 +1,110 @@
+//! The body of a guest's response: it drives the guest that writes it.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
+
+use super::instance::{Call, Failure};
+
+/// A guest's response body. Polling it gives the guest its turns; dropping it ends the guest.
+pub struct GuestBody {
+    call: Call,
+    body: HyperOutgoingBody,
+    /// A failure seen before the bytes written ahead of it were sent.
+    failure: Option<Failure>,
+    state: State,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Writing,
+    /// Every byte is out; the guest may still be finishing.
+    Written,
+    Ended,
+}
+
+impl GuestBody {
+    pub(super) fn new(call: Call, body: HyperOutgoingBody) -> Self {
+        Self { call, body, failure: None, state: State::Writing }
+    }
+
+    /// Time that the guest has computed so far.
+    #[must_use]
+    pub fn cpu_used(&self) -> Duration {
+        self.call.cpu_used()
+    }
+
+    fn turn(&mut self, cx: &mut Context<'_>) {
+        if let Poll::Ready(Err(failure)) = self.call.poll_guest(cx) {
+            self.failure = Some(failure);
+        }
+    }
+
+    fn written(&mut self) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+        match self.failure.take() {
+            Some(failure) => {
+                self.state = State::Ended;
+                Poll::Ready(Some(Err(failure)))
+            }
+            None if self.call.is_done() => {
+                self.state = State::Ended;
+                Poll::Ready(None)
+            }
+            None => {
+                self.state = State::Written;
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl Body for GuestBody {
+    type Data = Bytes;
+    type Error = Failure;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+        let this = self.get_mut();
+        if this.state == State::Ended {
+            return Poll::Ready(None);
+        }
+        this.turn(cx);
+        if this.state == State::Written {
+            return this.written();
+        }
+        match Pin::new(&mut this.body).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(frame))),
+            Poll::Ready(Some(Err(error))) => {
+                this.state = State::Ended;
+                let failure = this.failure.take();
+                Poll::Ready(Some(Err(
+                    failure.unwrap_or_else(|| Failure::InvalidResponse(error.to_string()))
+                )))
+            }
+            Poll::Ready(None) => this.written(),
+            // A guest that is gone writes no more: what it left open ends here, visibly.
+            Poll::Pending if this.call.is_done() => {
+                this.state = State::Ended;
+                let failure = this.failure.take();
+                Poll::Ready(Some(Err(failure.unwrap_or(Failure::InvalidResponse(
+                    "the component returned before its body was finished".into(),
+                )))))
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.state == State::Ended || (self.call.is_done() && self.body.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

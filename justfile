@@ -1,0 +1,61 @@
+set shell := ["bash", "-euo", "pipefail", "-c"]
+
+export PATH := justfile_directory() / ".tools/bin" + ":" + env("PATH")
+target := env("CARGO_TARGET_DIR", "target")
+
+# What can be done here
+[private]
+default:
+    @just --list --unsorted
+
+# Install what building and testing need and this machine has not
+setup:
+    @.config/setup
+
+# Build target/release/baton and both builds of every function in target/functions/
+build: setup functions
+    cargo build --release --locked --package baton
+
+# Build the functions only
+functions:
+    @.config/functions
+
+# See a request answered by Wasm, then by a native sandbox, and its trace
+demo: build
+    @tests/demo
+
+# Serve demo.toml until Ctrl-C
+serve: build
+    {{ target }}/release/baton serve --config demo.toml
+
+# Everything that CI runs, the quick checks first
+test: setup format deny functions lint documentation
+    cargo nextest run --release --locked --workspace
+    cargo test --release --locked --workspace --doc
+
+# Is everything formatted?
+format:
+    cargo fmt --all --check
+
+# Are all dependencies of allowed origin and licence?
+deny:
+    cargo deny --all-features --locked check --hide-inclusion-graph bans licenses sources
+
+# Known vulnerabilities among the dependencies; needs the advisory database, so CI does not ask
+advisories: setup
+    cargo deny check advisories
+
+# Warnings are errors
+lint:
+    cargo clippy --release --locked --workspace --all-targets --all-features -- --deny warnings
+    @[[ $(.config/wasm --which) != rustup ]] || just lint-components
+
+# The same for what only a component build compiles; Debian's compiler has no clippy
+[private]
+lint-components:
+    cargo clippy --profile function --locked --target wasm32-wasip2 --target-dir {{ target }}/guest \
+        --package baton-function --package raw --all-features -- --deny warnings
+
+# The documentation of every package, warnings being errors
+documentation:
+    RUSTDOCFLAGS="--deny warnings" cargo doc --release --locked --workspace --no-deps
