@@ -132,20 +132,11 @@ impl Parked {
         let quota = cpu_quota(limits.cpu)?;
         for (file, descriptor) in &self.files {
             match file {
-                CgroupFile::MemoryLimit | CgroupFile::MemoryMax => {
-                    match write_number(descriptor, limits.memory) {
-                        // v1 refuses memory past the limit of memory and swap: that one comes first, then.
-                        Err(Errno::INVAL) => {}
-                        written => written?,
-                    }
-                }
                 CgroupFile::MemoryAndSwapLimit => {
+                    self.write_memory_and_swap(descriptor, limits.memory)?;
+                }
+                CgroupFile::MemoryLimit | CgroupFile::MemoryMax => {
                     write_number(descriptor, limits.memory)?;
-                    if let Some((_, memory)) =
-                        self.files.iter().find(|(file, _)| *file == CgroupFile::MemoryLimit)
-                    {
-                        write_number(memory, limits.memory)?;
-                    }
                 }
                 CgroupFile::SwapMax => write_number(descriptor, 0)?,
                 CgroupFile::CpuQuota => write_number(descriptor, quota)?,
@@ -155,6 +146,21 @@ impl Parked {
             }
         }
         Ok(())
+    }
+
+    /// v1 refuses a limit of memory and swap below that of memory: when lowered, it comes second.
+    fn write_memory_and_swap(&self, descriptor: &OwnedFd, bytes: u64) -> Result<(), Errno> {
+        match write_number(descriptor, bytes) {
+            Err(Errno::INVAL) => {
+                for (_, memory) in
+                    self.files.iter().filter(|(file, _)| *file == CgroupFile::MemoryLimit)
+                {
+                    write_number(memory, bytes)?;
+                }
+                write_number(descriptor, bytes)
+            }
+            written => written,
+        }
     }
 }
 

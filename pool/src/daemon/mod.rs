@@ -36,7 +36,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{
     Pid, PidfdFlags, Resource, Rlimit, Signal, WaitOptions, WaitStatus, getpid, getrlimit,
     kill_process, pidfd_open, pidfd_send_signal, set_child_subreaper,
-    set_parent_process_death_signal, setrlimit, umask, waitpid,
+    set_parent_process_death_signal, setrlimit, umask, wait, waitpid,
 };
 
 use self::cgroup::{Group, Hierarchies, Usage};
@@ -46,8 +46,6 @@ use crate::protocol::{self, Exit, FromDaemon, SandboxId, ToDaemon};
 
 /// Longest time that making a sandbox may take; the slowest seen needed 40 ms.
 const MAKING_MAX: Duration = Duration::from_secs(10);
-/// Descriptors that the daemon and the sandboxes' later limits may use.
-const DESCRIPTORS: u64 = 1 << 20;
 
 /// What a daemon is told at its start.
 #[derive(Clone, Debug)]
@@ -420,7 +418,7 @@ impl Daemon {
     /// Collects every child that has ended.
     fn reap(&mut self) -> io::Result<Flow> {
         loop {
-            let (pid, status) = match waitpid(None, WaitOptions::NOHANG) {
+            let (pid, status) = match wait(WaitOptions::NOHANG) {
                 Ok(Some(ended)) => ended,
                 Ok(None) | Err(rustix::io::Errno::CHILD) => return Ok(Flow::On),
                 Err(error) => return Err(error.into()),
@@ -661,10 +659,9 @@ fn prepare_process() -> io::Result<()> {
     umask(rustix::fs::Mode::from_raw_mode(0o022));
     set_child_subreaper(Some(getpid()))?;
     nix::unistd::setgroups(&[])?;
-    let allowed =
-        getrlimit(Resource::Nofile).maximum.map_or(DESCRIPTORS, |maximum| maximum.max(DESCRIPTORS));
-    let descriptors = Rlimit { current: Some(DESCRIPTORS), maximum: Some(allowed) };
-    Ok(setrlimit(Resource::Nofile, descriptors)?)
+    // What a function may have at most is what this process may have; nothing here needs many.
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    Ok(setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?)
 }
 
 /// SIGCHLD and SIGTERM come by descriptor. SIGINT, which a terminal sends to everybody, is left to the supervisor.

@@ -8,9 +8,9 @@ use super::cgroup::{Hierarchies, V1_CONTROLLERS, V2_CONTROLLERS};
 
 /// Namespaces that every sandbox gets, by their name in `/proc/self/ns`.
 const NAMESPACES: [&str; 7] = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"];
-/// `CAP_DAC_OVERRIDE`, `CAP_KILL`, `CAP_SETGID`, `CAP_SETUID`, `CAP_SETPCAP`, `CAP_NET_ADMIN`, `CAP_SYS_ADMIN` and
-/// `CAP_SYS_RESOURCE`, as bits of `/proc/self/status`.
-const CAPABILITIES: u64 = 1 << 1 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 12 | 1 << 21 | 1 << 24;
+/// `CAP_DAC_OVERRIDE`, `CAP_KILL`, `CAP_SETGID`, `CAP_SETUID`, `CAP_SETPCAP`, `CAP_NET_ADMIN` and `CAP_SYS_ADMIN`, as
+/// bits of `/proc/self/status`.
+const CAPABILITIES: u64 = 1 << 1 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 12 | 1 << 21;
 
 /// What this machine offers sandboxes, for `baton doctor` and for the daemon's first message.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,7 +61,7 @@ impl Machine {
     pub fn missing(&self) -> Vec<String> {
         let mut missing = Vec::new();
         if !self.privileged {
-            missing.push("this process is not root with all capabilities".to_owned());
+            missing.push("this process lacks capabilities that root has".to_owned());
         }
         if self.cgroup.is_none() {
             missing.push(format!(
@@ -114,7 +114,7 @@ mod tests {
             namespaces: NAMESPACES.map(str::to_owned).to_vec(),
             seccomp: true,
         };
-        assert_eq!(machine.missing(), ["this process is not root with all capabilities"]);
+        assert_eq!(machine.missing(), ["this process lacks capabilities that root has"]);
     }
 
     #[test]

@@ -23,12 +23,12 @@ type Calls = &'static [(&'static str, libc::c_long)];
 /// What a server needs on every architecture, whatever the arguments.
 const PLAIN: Calls = calls![
     SYS_read SYS_write SYS_readv SYS_writev SYS_pread64 SYS_pwrite64 SYS_lseek SYS_sendfile SYS_close
-    SYS_close_range SYS_dup SYS_dup3 SYS_pipe2 SYS_fcntl SYS_flock SYS_fsync SYS_fdatasync SYS_ftruncate
+    SYS_close_range SYS_dup SYS_dup3 SYS_pipe2 SYS_fcntl SYS_fsync SYS_fdatasync SYS_ftruncate
     SYS_ppoll SYS_pselect6 SYS_epoll_create1 SYS_epoll_ctl SYS_epoll_pwait SYS_eventfd2
     SYS_timerfd_create SYS_timerfd_settime SYS_signalfd4
     SYS_openat SYS_newfstatat SYS_fstat SYS_statx SYS_faccessat SYS_faccessat2 SYS_readlinkat SYS_getdents64
-    SYS_getcwd SYS_chdir SYS_mkdirat SYS_unlinkat SYS_renameat2 SYS_fchmod SYS_statfs SYS_fstatfs SYS_umask
-    SYS_mmap SYS_munmap SYS_mprotect SYS_mremap SYS_madvise SYS_brk SYS_membarrier
+    SYS_getcwd SYS_chdir SYS_mkdirat SYS_unlinkat SYS_renameat2 SYS_fchmod SYS_umask
+    SYS_mmap SYS_munmap SYS_mprotect SYS_mremap SYS_madvise SYS_brk
     SYS_execve SYS_execveat SYS_wait4 SYS_exit SYS_exit_group SYS_kill SYS_tgkill
     SYS_getpid SYS_getppid SYS_gettid SYS_getuid SYS_geteuid SYS_getgid SYS_getegid
     SYS_set_tid_address SYS_set_robust_list SYS_rseq SYS_futex SYS_sched_yield SYS_sched_getaffinity
@@ -42,7 +42,7 @@ const PLAIN: Calls = calls![
 /// Older names of the above that only this architecture has.
 #[cfg(target_arch = "x86_64")]
 const ARCHITECTURE: Calls = calls![
-    SYS_open SYS_stat SYS_lstat SYS_access SYS_readlink SYS_unlink SYS_rename SYS_mkdir SYS_poll SYS_epoll_wait
+    SYS_open SYS_stat SYS_lstat SYS_access SYS_readlink SYS_unlink SYS_rename SYS_mkdir SYS_rmdir SYS_poll SYS_epoll_wait
     SYS_pipe SYS_dup2 SYS_arch_prctl SYS_vfork
 ];
 /// Older names of the above that only this architecture has.
@@ -102,13 +102,16 @@ pub(super) fn function_filter() -> Result<BpfProgram, BackendError> {
         0,
     )?;
     rules.insert(libc::SYS_clone, vec![SeccompRule::new(vec![namespaces])?]);
-    rules.insert(libc::SYS_socket, any_of(0, FAMILIES.map(i64::from))?);
-    rules.insert(libc::SYS_socketpair, any_of(0, [i64::from(libc::AF_UNIX)])?);
-    rules.insert(libc::SYS_prctl, any_of(0, PRCTL_COMMANDS.map(i64::from))?);
     rules.insert(
-        libc::SYS_ioctl,
-        any_of(1, IOCTL_COMMANDS.map(|command| i64::from(command as i32)))?,
+        libc::SYS_socket,
+        any_of(0, FAMILIES.map(libc::c_int::unsigned_abs).map(u64::from))?,
     );
+    rules.insert(libc::SYS_socketpair, any_of(0, [u64::from(libc::AF_UNIX.unsigned_abs())])?);
+    rules.insert(
+        libc::SYS_prctl,
+        any_of(0, PRCTL_COMMANDS.map(libc::c_int::unsigned_abs).map(u64::from))?,
+    );
+    rules.insert(libc::SYS_ioctl, any_of(1, IOCTL_COMMANDS)?);
     let unknown = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
     SeccompFilter::new(
         rules,
@@ -122,17 +125,13 @@ pub(super) fn function_filter() -> Result<BpfProgram, BackendError> {
 /// One rule a value: the argument, a C `int`, equals one of them.
 fn any_of<const N: usize>(
     argument: u8,
-    values: [i64; N],
+    values: [u64; N],
 ) -> Result<Vec<SeccompRule>, BackendError> {
     values
         .into_iter()
         .map(|value| {
-            let equal = SeccompCondition::new(
-                argument,
-                SeccompCmpArgLen::Dword,
-                SeccompCmpOp::Eq,
-                value.cast_unsigned(),
-            )?;
+            let equal =
+                SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)?;
             SeccompRule::new(vec![equal])
         })
         .collect()

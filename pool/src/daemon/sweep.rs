@@ -81,7 +81,8 @@ pub fn sweep(state_root: &Path, cgroup_root: &str) -> (Vec<String>, Vec<SweepErr
     let root = hierarchies.group(cgroup_root);
     let mut ids = root.children();
     let entries = fs::read_dir(state_root).into_iter().flatten().flatten();
-    ids.extend(entries.filter_map(|entry| entry.file_name().into_string().ok()));
+    let directories = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    ids.extend(directories.filter_map(|entry| entry.file_name().into_string().ok()));
     ids.sort_unstable();
     ids.dedup();
     let (mut swept, mut failed) = (Vec::new(), Vec::new());

@@ -11,6 +11,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use baton_pool::activation::{Activating, Limits, Parked, Start, StartFailure};
+use baton_pool::daemon::sweep::{RunLock, sweep};
 use baton_pool::protocol::{self, FromDaemon, SandboxId, Step, ToDaemon};
 use rustix::event::{PollFd, PollFlags, poll};
 
@@ -35,7 +36,7 @@ impl Run {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let id = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let state_root = std::env::temp_dir().join(format!("baton-test-{id}"));
-        fs::create_dir_all(state_root.join("run")).unwrap();
+        drop(RunLock::claim(&state_root, "run").unwrap());
         Run { cgroup_root: format!("baton/test-{id}"), state_root }
     }
 
@@ -60,15 +61,16 @@ impl Run {
         assert!(left.is_empty(), "{left:?}");
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
         assert!(!mounts.contains(self.state_root.to_str().unwrap()));
-        assert_eq!(
-            fs::read_dir(self.state_root.join("run")).unwrap().count(),
-            0,
-            "the state directory itself stays empty"
-        );
+        let files: Vec<_> = fs::read_dir(self.state_root.join("run"))
+            .unwrap()
+            .flatten()
+            .map(|entry| entry.file_name())
+            .collect();
+        assert_eq!(files, ["lock"], "the daemon writes nothing to the directory itself");
     }
 
     pub(crate) fn clean(&self) {
-        let (_, failed) = baton_pool::daemon::sweep::sweep(&self.state_root, &self.cgroup_root);
+        let (_, failed) = sweep(&self.state_root, &self.cgroup_root);
         assert!(failed.is_empty(), "{failed:?}");
         for directory in self.cgroup_directories() {
             fs::remove_dir(directory).unwrap();
@@ -241,33 +243,29 @@ fn example() -> PathBuf {
     test.parent().and_then(Path::parent).unwrap().join("examples/pool-daemon")
 }
 
-/// The function's static executable, compiled once.
+/// The well-behaved function's static executable.
 pub(crate) fn server() -> &'static Path {
     static SERVER: OnceLock<PathBuf> = OnceLock::new();
-    SERVER.get_or_init(|| {
-        let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
-        let (executable, fresh) =
-            (directory.join("server"), directory.join(format!("server-{}", std::process::id())));
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs/server.rs");
-        let modified =
-            |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
-        if modified(&executable) < modified(&source) {
-            let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
-            let status = Command::new("rustc")
-                .args([
-                    "--edition=2024",
-                    "-O",
-                    "-Ctarget-feature=+crt-static",
-                    "--target",
-                    &target,
-                    "-o",
-                ])
-                .args([&fresh, &source])
-                .status()
-                .unwrap();
-            assert!(status.success());
-            fs::rename(&fresh, &executable).unwrap();
-        }
-        executable
-    })
+    SERVER.get_or_init(|| program("server"))
+}
+
+/// The static executable of a function in `tests/programs`, compiled when its source has changed.
+pub(crate) fn program(name: &str) -> PathBuf {
+    let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+    let (executable, fresh) =
+        (directory.join(name), directory.join(format!("{name}-{}", std::process::id())));
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/programs/{name}.rs"));
+    let modified = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
+    if modified(&executable) < modified(&source) {
+        let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+        let status = Command::new("rustc")
+            .args(["--edition=2024", "-O", "-Ctarget-feature=+crt-static", "--target"])
+            .args([&target, "-o"])
+            .args([&fresh, &source])
+            .status()
+            .unwrap();
+        assert!(status.success());
+        fs::rename(&fresh, &executable).unwrap();
+    }
+    executable
 }

@@ -1,6 +1,7 @@
 //! The pool with a real daemon, real sandboxes and real functions, as root.
 
 #[expect(dead_code, reason = "this binary needs only some of what the tests share")]
+#[path = "../daemon/support.rs"]
 mod support;
 
 use baton_pool::activation::Limits;
@@ -48,13 +49,8 @@ impl House {
         let sockets = sockets(&run);
         fs::create_dir(&sockets).unwrap();
         let told = Arc::new(Told::default());
-        let config = PoolConfig {
-            parked,
-            memory: 1 << 30,
-            creating_max: 2,
-            waiters_max: 16,
-            sockets,
-        };
+        let config =
+            PoolConfig { parked, memory: 1 << 30, creating_max: 2, waiters_max: 16, sockets };
         let (pool, driver) = Pool::start(config, {
             let told = Arc::clone(&told);
             Arc::new(move |event| {
@@ -158,7 +154,7 @@ fn hello() -> FunctionSpec {
 
 fn faulty(arguments: &[&std::ffi::CStr]) -> FunctionSpec {
     let arguments: Vec<_> = [c"faulty"].iter().chain(arguments).copied().collect();
-    spec(support::program("faulty"), &arguments)
+    spec(&support::program("faulty"), &arguments)
 }
 
 fn spec(executable: &Path, argv: &[&std::ffi::CStr]) -> FunctionSpec {
