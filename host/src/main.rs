@@ -11,6 +11,7 @@ use baton::artifact::{self, Precompiled};
 use baton::supervisor::{self, PoolArguments};
 use baton::{compile, doctor, host};
 use clap::Parser as _;
+use nix::sys::signal::SigSet;
 
 /// Usage or configuration.
 const MISUSE: u8 = 2;
@@ -60,6 +61,7 @@ fn serve(manifest: Manifest, places: &supervisor::Places) -> anyhow::Result<()> 
 
 /// The host process: drops its privileges, then takes over what the supervisor hands it.
 fn host_process(arguments: &HostArguments) -> anyhow::Result<()> {
+    take_signals()?;
     if let (Some(uid), Some(gid)) = (arguments.uid, arguments.gid) {
         drop_privileges(uid, gid)?;
     }
@@ -75,6 +77,7 @@ fn host_process(arguments: &HostArguments) -> anyhow::Result<()> {
 
 /// The pool daemon; it must not have had a thread before.
 fn pool_daemon(arguments: PoolArguments) -> anyhow::Result<()> {
+    take_signals()?;
     let host = inherited(arguments.host)?;
     let config = baton_pool::daemon::Config {
         state: arguments.state,
@@ -99,6 +102,11 @@ fn sandbox_users(pid: u32) -> std::ops::Range<u32> {
     start..start + SLICE
 }
 
+/// A child inherits the signals that the supervisor blocks.
+fn take_signals() -> nix::Result<()> {
+    SigSet::all().thread_unblock()
+}
+
 fn drop_privileges(uid: u32, gid: u32) -> nix::Result<()> {
     nix::unistd::setgroups(&[])?;
     nix::unistd::setgid(gid.into())?;
@@ -115,9 +123,12 @@ fn inherited(fd: RawFd) -> anyhow::Result<OwnedFd> {
     Ok(fd)
 }
 
+/// libcontainer and libcgroups report every controller that they do not find, for each sandbox.
+const LOG_DEFAULT: &str = "info,libcgroups=error,libcontainer=error";
+
 fn start_log() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("BATON_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(LOG_DEFAULT));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
