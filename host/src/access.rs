@@ -71,10 +71,7 @@ impl AccessLog {
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn start(
-        format: LogFormat,
-        out: impl Write + Send + 'static,
-    ) -> std::io::Result<Self> {
+    pub fn start(format: LogFormat, out: impl Write + Send + 'static) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let state = Arc::clone(&shared);
         let writer = thread::Builder::new()

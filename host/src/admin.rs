@@ -36,12 +36,12 @@ pub fn start(host: Arc<Host>, listener: OwnedFd) -> io::Result<Admin> {
         let _ = stopped.await;
     };
     let server = match Listener::from_fd(listener)? {
-        Listener::Tcp(tcp) => host.spawn(async move {
-            axum::serve(tcp, router).with_graceful_shutdown(until).await
-        }),
-        Listener::Unix(unix) => host.spawn(async move {
-            axum::serve(unix, router).with_graceful_shutdown(until).await
-        }),
+        Listener::Tcp(tcp) => {
+            host.spawn(async move { axum::serve(tcp, router).with_graceful_shutdown(until).await })
+        }
+        Listener::Unix(unix) => {
+            host.spawn(async move { axum::serve(unix, router).with_graceful_shutdown(until).await })
+        }
     };
     Ok(Admin { stop, server })
 }

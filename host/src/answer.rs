@@ -97,12 +97,8 @@ impl Answer {
             Source::Host(full) => {
                 Pin::new(full).poll_frame(cx).map(|frame| frame.and_then(Result::ok).map(Ok))
             }
-            Source::Guest(guest) => {
-                Pin::new(guest).poll_frame(cx).map_err(BrokenOff::Guest)
-            }
-            Source::Native(native) => {
-                Pin::new(native).poll_frame(cx).map_err(BrokenOff::Native)
-            }
+            Source::Guest(guest) => Pin::new(guest).poll_frame(cx).map_err(BrokenOff::Guest),
+            Source::Native(native) => Pin::new(native).poll_frame(cx).map_err(BrokenOff::Native),
         }
     }
 
@@ -110,9 +106,8 @@ impl Answer {
         let Some(deadline) = self.ending.as_ref().and_then(|ending| ending.deadline) else {
             return false;
         };
-        let timer = self
-            .timer
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline.into())));
+        let timer =
+            self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline.into())));
         timer.as_mut().poll(cx).is_ready()
     }
 

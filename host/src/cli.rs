@@ -4,9 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::manifest::{
-    Function, Listener, Manifest, NativeSource, Pattern, Policy, Route,
-};
+use crate::artifact::Precompiled;
+use crate::manifest::{Function, Listener, Manifest, NativeSource, Pattern, Policy, Route};
 use crate::supervisor::{Places, PoolArguments};
 
 /// A serverless function host: WebAssembly at once, a native sandbox as soon as that is faster.
@@ -26,11 +25,7 @@ pub enum Command {
     /// Serve the functions of a manifest
     Serve(ServeArguments),
     /// Check a manifest and everything that it names; all faults are shown at once
-    Check {
-        /// The manifest
-        #[arg(long, default_value = "baton.toml")]
-        config: PathBuf,
-    },
+    Check(CheckArguments),
     /// Compile a component ahead of time
     Compile(CompileArguments),
     /// Say what this machine offers, and what Baton does without the rest
@@ -41,6 +36,39 @@ pub enum Command {
     /// The pool daemon (started by the supervisor)
     #[command(hide = true, name = crate::supervisor::POOL_COMMAND)]
     PoolDaemon(PoolArguments),
+}
+
+/// `baton check`.
+#[derive(Debug, Args)]
+pub struct CheckArguments {
+    /// The manifest
+    #[arg(long, default_value = "baton.toml")]
+    pub config: PathBuf,
+    #[command(flatten)]
+    precompiled: PrecompiledArgument,
+}
+
+impl CheckArguments {
+    /// Whether a precompiled component may be loaded.
+    #[must_use]
+    pub fn precompiled(&self) -> Precompiled {
+        self.precompiled.get()
+    }
+}
+
+/// Whether machine code from elsewhere is believed.
+#[derive(Debug, Args)]
+struct PrecompiledArgument {
+    /// Load components that were compiled elsewhere (.cwasm): their machine code runs unchecked,
+    /// so whoever made it can do what Baton's host process can
+    #[arg(long)]
+    allow_precompiled: bool,
+}
+
+impl PrecompiledArgument {
+    fn get(&self) -> Precompiled {
+        if self.allow_precompiled { Precompiled::Allowed } else { Precompiled::Refused }
+    }
 }
 
 /// `baton run`.
@@ -66,6 +94,8 @@ pub struct RunArguments {
     pub cache_dir: Option<PathBuf>,
     #[command(flatten)]
     places: PlaceArguments,
+    #[command(flatten)]
+    precompiled: PrecompiledArgument,
 }
 
 /// `baton serve`.
@@ -76,6 +106,8 @@ pub struct ServeArguments {
     pub config: PathBuf,
     #[command(flatten)]
     places: PlaceArguments,
+    #[command(flatten)]
+    precompiled: PrecompiledArgument,
 }
 
 /// Where a run keeps its things.
@@ -145,6 +177,12 @@ fn policy(text: &str) -> Result<Policy, String> {
 }
 
 impl ServeArguments {
+    /// Whether a precompiled component may be loaded.
+    #[must_use]
+    pub fn precompiled(&self) -> Precompiled {
+        self.precompiled.get()
+    }
+
     /// Where the run keeps its things.
     #[must_use]
     pub fn places(&self) -> Places {
@@ -153,6 +191,12 @@ impl ServeArguments {
 }
 
 impl RunArguments {
+    /// Whether a precompiled component may be loaded.
+    #[must_use]
+    pub fn precompiled(&self) -> Precompiled {
+        self.precompiled.get()
+    }
+
     /// Where the run keeps its things.
     #[must_use]
     pub fn places(&self) -> Places {
@@ -183,4 +227,3 @@ impl RunArguments {
         manifest
     }
 }
-

@@ -15,14 +15,19 @@ use crate::wasm::{Cache, Key, compiler, hex};
 pub fn compile(arguments: &CompileArguments) -> anyhow::Result<String> {
     let path = &arguments.component;
     let wasm = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let engine = wasmtime::Engine::new(&compiler()).map_err(|error| anyhow::anyhow!("{error:#}"))?;
+    let engine =
+        wasmtime::Engine::new(&compiler()).map_err(|error| anyhow::anyhow!("{error:#}"))?;
     let code = engine
         .precompile_component(&wasm)
         .map_err(|error| anyhow::anyhow!("{error:#}"))
         .with_context(|| format!("cannot compile {}", path.display()))?;
     if arguments.cache {
         into_cache(&arguments.cache_dir, &engine, &wasm, &code)?;
-        return Ok(format!("{} is in the cache at {}", path.display(), arguments.cache_dir.display()));
+        return Ok(format!(
+            "{} is in the cache at {}",
+            path.display(),
+            arguments.cache_dir.display()
+        ));
     }
     let output = arguments.output.clone().unwrap_or_else(|| beside(path));
     std::fs::write(&output, &code).with_context(|| format!("cannot write {}", output.display()))?;

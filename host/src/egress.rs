@@ -104,11 +104,7 @@ impl Egress {
     }
 
     /// The addresses that may be connected to.
-    fn permitted(
-        &self,
-        host: &str,
-        addresses: Vec<SocketAddr>,
-    ) -> Result<Vec<SocketAddr>, Denied> {
+    fn permitted(&self, host: &str, addresses: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, Denied> {
         let named = |address: IpAddr| self.rules.allow.iter().any(|rule| rule.covers(address));
         let (permitted, private): (Vec<_>, Vec<_>) = addresses
             .into_iter()
@@ -211,10 +207,28 @@ mod tests {
     #[test]
     fn special_addresses_are_not_public() {
         for address in [
-            "0.0.0.0", "10.1.2.3", "100.64.0.1", "127.0.0.1", "169.254.169.254", "172.16.0.1",
-            "192.0.0.1", "192.168.1.1", "198.18.0.1", "224.0.0.1", "255.255.255.255", "::", "::1",
-            "fe80::1", "fc00::1", "fd00:ec2::254", "ff02::1", "::ffff:10.0.0.1",
-            "64:ff9b::7f00:1", "2002:7f00:1::", "2001:db8::1", "2001::1",
+            "0.0.0.0",
+            "10.1.2.3",
+            "100.64.0.1",
+            "127.0.0.1",
+            "169.254.169.254",
+            "172.16.0.1",
+            "192.0.0.1",
+            "192.168.1.1",
+            "198.18.0.1",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "fe80::1",
+            "fc00::1",
+            "fd00:ec2::254",
+            "ff02::1",
+            "::ffff:10.0.0.1",
+            "64:ff9b::7f00:1",
+            "2002:7f00:1::",
+            "2001:db8::1",
+            "2001::1",
         ] {
             assert!(!is_public(address.parse().unwrap()), "{address}");
         }

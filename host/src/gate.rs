@@ -120,10 +120,7 @@ mod tests {
     async fn a_wait_ends_at_the_queue_timeout() {
         let gate = gate(1, 1);
         let _place = gate.enter().await.unwrap();
-        assert_eq!(
-            gate.enter().await.unwrap_err(),
-            Refused::TimedOut(Duration::from_secs(5))
-        );
+        assert_eq!(gate.enter().await.unwrap_err(), Refused::TimedOut(Duration::from_secs(5)));
         assert_eq!(gate.waiting(), 0);
     }
 

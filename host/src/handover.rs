@@ -21,14 +21,15 @@ use crate::manifest::{self, Manifest};
 #[derive(Debug, Serialize, Deserialize)]
 enum Message {
     /// First. Descriptors: the listeners in the manifest's order, the administration's, the cache.
-    Begin {
-        manifest: Box<Manifest>,
-        functions: usize,
-        cache: bool,
-        sandboxes: Option<Sandboxes>,
-    },
+    Begin { manifest: Box<Manifest>, functions: usize, cache: bool, sandboxes: Option<Sandboxes> },
     /// One for each function. Descriptors: the component, the native build.
-    Function { spec: Box<manifest::Function>, digest: String, component: Option<String>, native: bool },
+    Function {
+        spec: Box<manifest::Function>,
+        digest: String,
+        component: Option<String>,
+        precompiled: bool,
+        native: bool,
+    },
     /// A pool daemon was started. Descriptor: the socket to it.
     Pool,
 }
@@ -49,6 +50,8 @@ pub struct Deployment {
     pub digest: String,
     /// The component.
     pub component: Option<Artifact>,
+    /// Whether the component is machine code already, which somebody vouched for.
+    pub precompiled: bool,
     /// The static executable.
     pub native: Option<OwnedFd>,
 }
@@ -132,6 +135,7 @@ impl Deployment {
             spec: Box::new(self.spec.clone()),
             digest: self.digest.clone(),
             component: self.component.as_ref().map(|component| component.digest.clone()),
+            precompiled: self.precompiled,
             native: self.native.is_some(),
         };
         let component = self.component.as_ref().map(|component| component.file.as_fd());
@@ -172,14 +176,14 @@ impl Handover {
 impl Deployment {
     fn receive(socket: &OwnedFd) -> io::Result<Self> {
         let (message, mut fds) = expect(socket)?;
-        let Message::Function { spec, digest, component, native } = message else {
+        let Message::Function { spec, digest, component, precompiled, native } = message else {
             return Err(unexpected(&message));
         };
         let native = native.then(|| take(&mut fds)).transpose()?;
         let component = component
             .map(|digest| take(&mut fds).map(|file| Artifact { file, digest }))
             .transpose()?;
-        Ok(Self { spec: *spec, digest, component, native })
+        Ok(Self { spec: *spec, digest, component, precompiled, native })
     }
 }
 
@@ -215,10 +219,7 @@ impl Updates {
     /// # Errors
     /// When the socket cannot be watched.
     pub fn new(socket: OwnedFd) -> io::Result<Self> {
-        nix::fcntl::fcntl(
-            &socket,
-            nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK),
-        )?;
+        nix::fcntl::fcntl(&socket, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))?;
         #[expect(unsafe_code, reason = "tokio's registration trusts its argument to stay open")]
         // SAFETY: an `OwnedFd` keeps the same descriptor open for as long as it lives.
         let socket = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?;

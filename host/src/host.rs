@@ -19,16 +19,16 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::access::AccessLog;
+use crate::admin;
 use crate::function::Function;
 use crate::handover::{Artifact, Deployment, Handover, Update, Updates};
-use crate::load::Loader;
+use crate::load::{Code, Loader};
 use crate::manifest::{self, Manifest};
 use crate::native::Sandboxing;
 use crate::observer::Observer;
 use crate::route::Routes;
 use crate::server::{self, Server};
 use crate::wasm::{Engine, Slots};
-use crate::admin;
 
 /// Instances that the engine's pool holds at most, whatever the functions' limits add up to.
 const INSTANCES_MAX: usize = 1_000;
@@ -102,9 +102,9 @@ pub async fn run(
     let bounds = handover.manifest.host.clone();
     let (host, loading) = assemble(&handover, environment)?;
     let loader = loader(&handover)?;
-    for (function, artifact) in loading {
+    for (function, code) in loading {
         let loader = Arc::clone(&loader);
-        host.tasks.spawn_blocking(move || load(&loader, &function, &artifact));
+        host.tasks.spawn_blocking(move || load(&loader, &function, &code));
     }
     let admin = admin::start(Arc::clone(&host), handover.admin)?;
     let serving = server::start(&Server::new(Arc::clone(&host), &bounds), handover.listeners)?;
@@ -125,7 +125,7 @@ pub async fn run(
 }
 
 /// Each function whose component is to be loaded, with the component.
-type Loading = Vec<(Arc<Function>, Artifact)>;
+type Loading = Vec<(Arc<Function>, Code)>;
 
 fn assemble(
     handover: &Handover,
@@ -151,7 +151,7 @@ fn assemble(
     let mut functions = Vec::new();
     for deployment in &handover.functions {
         let (function, component) = deploy(deployment, sandboxing.as_ref())?;
-        loading.extend(component.map(|artifact| (Arc::clone(&function), artifact)));
+        loading.extend(component.map(|code| (Arc::clone(&function), code)));
         functions.push(function);
     }
     let host = Host {
@@ -169,7 +169,7 @@ fn assemble(
 fn deploy(
     deployment: &Deployment,
     sandboxing: Option<&Arc<Sandboxing>>,
-) -> anyhow::Result<(Arc<Function>, Option<Artifact>)> {
+) -> anyhow::Result<(Arc<Function>, Option<Code>)> {
     let native = match (sandboxing, &deployment.native) {
         (Some(sandboxing), Some(executable)) => {
             Some(sandboxing.add(&deployment.spec, executable).with_context(|| {
@@ -179,9 +179,10 @@ fn deploy(
         _ => None,
     };
     let artifact = deployment.component.as_ref().map(Artifact::try_clone).transpose()?;
+    let form = if deployment.precompiled { Code::Machine } else { Code::Portable };
     let function =
         Function::new(deployment.spec.clone(), deployment.digest.as_str().into(), native);
-    Ok((Arc::new(function), artifact))
+    Ok((Arc::new(function), artifact.map(form)))
 }
 
 fn loader(handover: &Handover) -> anyhow::Result<Arc<Loader>> {
@@ -198,9 +199,9 @@ fn loader(handover: &Handover) -> anyhow::Result<Arc<Loader>> {
     Ok(Arc::new(Loader::new(Arc::new(engine), cache, usize::try_from(headers.0)?)))
 }
 
-fn load(loader: &Loader, function: &Function, artifact: &Artifact) {
+fn load(loader: &Loader, function: &Function, code: &Code) {
     let Some(component) = &function.component else { return };
-    let loaded = loader.load(&function.spec, artifact);
+    let loaded = loader.load(&function.spec, code);
     match &loaded {
         Ok(loaded) => {
             tracing::info!(

@@ -36,8 +36,11 @@ impl Loader {
     ///
     /// # Errors
     /// When the component cannot be compiled, linked or instantiated.
-    pub fn load(&self, spec: &Function, artifact: &Artifact) -> Result<Loaded, LoadError> {
-        let (component, source) = self.component(artifact)?;
+    pub fn load(&self, spec: &Function, code: &Code) -> Result<Loaded, LoadError> {
+        let (component, source) = match code {
+            Code::Portable(artifact) => self.compiled(artifact)?,
+            Code::Machine(artifact) => (self.trusted(artifact)?, Source::Memory),
+        };
         let settings = Settings {
             memory: usize::try_from(spec.limits.memory.0).unwrap_or(usize::MAX),
             cpu_time: spec.limits.cpu_time,
@@ -50,7 +53,17 @@ impl Loader {
         Ok(Loaded { program, source })
     }
 
-    fn component(&self, artifact: &Artifact) -> Result<(Component, Source), LoadError> {
+    fn trusted(&self, artifact: &Artifact) -> Result<Component, LoadError> {
+        let fail = |error: String| LoadError::Precompiled(error);
+        let code = read(&artifact.file).map_err(|error| fail(error.to_string()))?;
+        #[expect(unsafe_code, reason = "the person who started Baton vouched for this file")]
+        // SAFETY: `--allow-precompiled` says that the file comes from `baton compile`; Wasmtime
+        // checks its version and settings, and the copy is sealed.
+        let component = unsafe { Component::deserialize(self.engine.wasmtime(), code) };
+        component.map_err(|error| fail(format!("{error:#}")))
+    }
+
+    fn compiled(&self, artifact: &Artifact) -> Result<(Component, Source), LoadError> {
         let engine = self.engine.wasmtime();
         let key = Key::new(engine, &artifact.digest);
         if let Some((cache, _)) = &self.cache {
@@ -71,6 +84,15 @@ impl Loader {
         }
         Ok((component, Source::Compile))
     }
+}
+
+/// What a component is loaded from.
+#[derive(Debug)]
+pub enum Code {
+    /// WebAssembly, to be compiled.
+    Portable(Artifact),
+    /// Machine code that somebody vouched for (`--allow-precompiled`).
+    Machine(Artifact),
 }
 
 fn warn(error: &(dyn std::error::Error + 'static)) {

@@ -4,10 +4,10 @@ use std::io::IsTerminal as _;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::process::ExitCode;
 
+use baton::artifact::{self, Precompiled};
 use baton::cli::{Cli, Command, HostArguments};
 use baton::handover::Handover;
 use baton::manifest::{Faults, Manifest};
-use baton::artifact::{self, Precompiled};
 use baton::supervisor::{self, PoolArguments};
 use baton::{compile, doctor, host};
 use clap::Parser as _;
@@ -31,14 +31,18 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Run(arguments) => serve(arguments.manifest(), &arguments.places()),
-        Command::Serve(arguments) => {
-            serve(Manifest::read(&arguments.config)?, &arguments.places())
+        Command::Run(arguments) => {
+            serve(arguments.manifest(), arguments.precompiled(), &arguments.places())
         }
-        Command::Check { config } => {
-            let manifest = Manifest::read(&config)?;
-            artifact::check(&manifest, Precompiled::Refused)?;
-            answer(&format!("{}: {} functions, no faults", config.display(), manifest.functions.len()));
+        Command::Serve(arguments) => {
+            let manifest = Manifest::read(&arguments.config)?;
+            serve(manifest, arguments.precompiled(), &arguments.places())
+        }
+        Command::Check(arguments) => {
+            let manifest = Manifest::read(&arguments.config)?;
+            artifact::check(&manifest, arguments.precompiled())?;
+            let functions = manifest.functions.len();
+            answer(&format!("{}: {functions} functions, no faults", arguments.config.display()));
             Ok(())
         }
         Command::Compile(arguments) => {
@@ -54,9 +58,13 @@ fn run(command: Command) -> anyhow::Result<()> {
     }
 }
 
-fn serve(manifest: Manifest, places: &supervisor::Places) -> anyhow::Result<()> {
-    artifact::check(&manifest, Precompiled::Refused)?;
-    supervisor::run(manifest, places)
+fn serve(
+    manifest: Manifest,
+    precompiled: Precompiled,
+    places: &supervisor::Places,
+) -> anyhow::Result<()> {
+    let components = artifact::check(&manifest, precompiled)?;
+    supervisor::run(manifest, &components, places)
 }
 
 /// The host process: drops its privileges, then takes over what the supervisor hands it.

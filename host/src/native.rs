@@ -81,7 +81,8 @@ pub async fn attempt(
     record.tier = Some((Tier::Native, reason));
     record.cold = lease.was_cold();
     if record.cold {
-        record.started = lease.phases().to_vec();
+        record.started =
+            prepare::since(record.phases.wall(record.phases.began()), lease.phases()).to_vec();
     }
     record.served = Some(Served { container: lease.id().to_string(), pid: lease.pid() });
     forward(function, record, intake, lease, request).await
@@ -119,7 +120,11 @@ async fn forward(
                 return gone(function, request);
             }
             let failed = failed.into_error();
-            tracing::warn!(function = function.name(), error = &failed as &dyn std::error::Error, "a sandbox failed with a request");
+            tracing::warn!(
+                function = function.name(),
+                error = &failed as &dyn std::error::Error,
+                "a sandbox failed with a request"
+            );
             match again.and_then(|head| Some((head, intake.reader()?))) {
                 Some((head, body)) if intake.fault().is_none() => {
                     gone(function, head.map(|()| body))
@@ -257,6 +262,6 @@ fn cause(context: &baton_otel::RequestContext) -> baton_pool::schedule::Cause {
         trace_id: u128::from_be_bytes(context.trace_id.to_bytes()),
         span_id: u64::from_be_bytes(context.span_id.to_bytes()),
         sampled: context.sampled,
+        at: Some(std::time::SystemTime::now()),
     }
 }
-

@@ -67,20 +67,16 @@ impl Kind {
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
                 "Request headers too large",
             ),
-            Self::Trapped => {
-                ("trapped", StatusCode::INTERNAL_SERVER_ERROR, "The function trapped")
-            }
+            Self::Trapped => ("trapped", StatusCode::INTERNAL_SERVER_ERROR, "The function trapped"),
             Self::OutOfMemory => (
                 "out-of-memory",
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "The function ran out of memory",
             ),
             Self::Crashed => ("crashed", StatusCode::BAD_GATEWAY, "The function crashed"),
-            Self::InvalidResponse => (
-                "invalid-response",
-                StatusCode::BAD_GATEWAY,
-                "The function gave no valid response",
-            ),
+            Self::InvalidResponse => {
+                ("invalid-response", StatusCode::BAD_GATEWAY, "The function gave no valid response")
+            }
             Self::Saturated => {
                 ("saturated", StatusCode::SERVICE_UNAVAILABLE, "The function is saturated")
             }
@@ -141,10 +137,7 @@ impl Problem {
         let mut response = Response::new(Full::from(text));
         *response.status_mut() = status;
         let headers = response.headers_mut();
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/problem+json"),
-        );
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER.as_secs()));
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use baton_otel::names::{attribute, event, span};
-use baton_otel::{Event, Kind, KeyValue, RequestContext, Span, Status, Trace};
+use baton_otel::{Event, KeyValue, Kind, RequestContext, Span, Status, Trace};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header};
 
 use crate::function::Function;
@@ -205,22 +205,20 @@ impl Record {
                 Phase::Connect => {
                     // Part of the forward that follows: it is drawn inside of it.
                     let until = intervals.get(i + 1).map_or(end, |next| next.end);
-                    let mut forward = self.forward(Span::new(span::FORWARD, span.start, wall(until)));
+                    let mut forward =
+                        self.forward(Span::new(span::FORWARD, span.start, wall(until)));
                     forward.children.push(span);
                     children.push(forward);
                     continue;
                 }
-                Phase::Forward
-                    if i > 0 && intervals[i - 1].phase == Phase::Connect =>
-                {
+                Phase::Forward if i > 0 && intervals[i - 1].phase == Phase::Connect => {
                     continue;
                 }
                 Phase::Forward => span = self.forward(span),
                 Phase::Handle => span.span_id = self.work_span,
                 Phase::Load => {
                     let source = self.load.unwrap_or("memory");
-                    span.attributes
-                        .push(KeyValue::new(attribute::BATON_COMPONENT_SOURCE, source));
+                    span.attributes.push(KeyValue::new(attribute::BATON_COMPONENT_SOURCE, source));
                 }
                 Phase::Lease => span.children = crate::native::prepare::spans(&self.started),
                 Phase::Admit | Phase::Instantiate => {}
@@ -237,8 +235,7 @@ impl Record {
         }
         span.attributes.push(KeyValue::new(attribute::NETWORK_TRANSPORT, "unix"));
         if let Some(served) = &self.served {
-            span.attributes
-                .push(KeyValue::new(attribute::CONTAINER_ID, served.container.clone()));
+            span.attributes.push(KeyValue::new(attribute::CONTAINER_ID, served.container.clone()));
             span.attributes.push(KeyValue::new(attribute::PROCESS_PID, i64::from(served.pid)));
         }
         span
@@ -252,10 +249,7 @@ impl Record {
         let method = known_method(&self.method);
         say(attribute::HTTP_REQUEST_METHOD, method.into());
         if method == "_OTHER" {
-            say(
-                attribute::HTTP_REQUEST_METHOD_ORIGINAL,
-                self.method.as_str().to_owned().into(),
-            );
+            say(attribute::HTTP_REQUEST_METHOD_ORIGINAL, self.method.as_str().to_owned().into());
         }
         say(attribute::URL_SCHEME, "http".into());
         say(attribute::URL_PATH, self.uri.path().to_owned().into());
@@ -276,10 +270,7 @@ impl Record {
             say(attribute::CLIENT_ADDRESS, client.ip().to_string().into());
             say(attribute::CLIENT_PORT, i64::from(client.port()).into());
         }
-        say(
-            attribute::HTTP_RESPONSE_STATUS_CODE,
-            i64::from(self.status.as_u16()).into(),
-        );
+        say(attribute::HTTP_RESPONSE_STATUS_CODE, i64::from(self.status.as_u16()).into());
         say(attribute::HTTP_REQUEST_BODY_SIZE, bytes(self.received));
         say(attribute::HTTP_RESPONSE_BODY_SIZE, bytes(self.sent));
         if let (Some(route), Some(function)) = (route, &self.function) {

@@ -151,9 +151,10 @@ impl Body for RequestBody {
 
     fn size_hint(&self) -> SizeHint {
         let state = self.intake.lock();
-        let pending: u64 = state.kept.as_ref().map_or(0, |kept| {
-            kept.iter().skip(self.at).map(|frame| frame.len() as u64).sum()
-        });
+        let pending: u64 = state
+            .kept
+            .as_ref()
+            .map_or(0, |kept| kept.iter().skip(self.at).map(|frame| frame.len() as u64).sum());
         let rest = state.body.size_hint();
         let mut hint = SizeHint::new();
         hint.set_lower(rest.lower() + pending);

@@ -132,7 +132,12 @@ impl Server {
         Ok((place, stream, peer))
     }
 
-    async fn serve(self: Arc<Self>, stream: Box<dyn Stream>, peer: Peer, _place: OwnedSemaphorePermit) {
+    async fn serve(
+        self: Arc<Self>,
+        stream: Box<dyn Stream>,
+        peer: Peer,
+        _place: OwnedSemaphorePermit,
+    ) {
         let host = Arc::clone(&self.host);
         let peer = Arc::new(peer);
         let service = service_fn(move |request| {

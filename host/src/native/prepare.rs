@@ -1,5 +1,7 @@
 //! The trace of a sandbox's preparation, linked to the request that caused it.
 
+use std::time::SystemTime;
+
 use baton_otel::names::{attribute, span};
 use baton_otel::{KeyValue, Span, SpanId, Status, Trace, TraceId};
 use baton_pool::lease::Phase;
@@ -17,8 +19,9 @@ pub(super) fn trace(
     outcome: &Result<(), Reason>,
     phases: &[Phase],
 ) -> Trace {
-    let now = std::time::SystemTime::now();
-    let start = phases.iter().map(|phase| phase.start).min().unwrap_or(now);
+    let now = SystemTime::now();
+    let phases = since(cause.at.unwrap_or(now), phases);
+    let start = cause.at.or_else(|| phases.iter().map(|phase| phase.start).min()).unwrap_or(now);
     let end = phases.iter().map(|phase| phase.end).max().unwrap_or(now);
     let mut root = Span::new(span::SANDBOX_PREPARE, start, end);
     root.attributes = vec![
@@ -37,12 +40,13 @@ pub(super) fn trace(
         root.attributes.push(KeyValue::new(attribute::ERROR_TYPE, "start-failed"));
     }
     root.children = spans(phases);
-    Trace {
-        trace_id: baton_otel::context::new_trace_id(),
-        parent: None,
-        root,
-        tracestate: None,
-    }
+    Trace { trace_id: baton_otel::context::new_trace_id(), parent: None, root, tracestate: None }
+}
+
+/// The phases that a request waited for: a parked sandbox was created before it came.
+pub(crate) fn since(at: SystemTime, phases: &[Phase]) -> &[Phase] {
+    let before = phases.iter().take_while(|phase| phase.end <= at).count();
+    phases.get(before..).unwrap_or_default()
 }
 
 /// Spans of a start's phases: `create/clone` inside `create`.
@@ -52,8 +56,11 @@ pub(crate) fn spans(phases: &[Phase]) -> Vec<Span> {
         match phase.name.split_once('/') {
             None => spans.push((&phase.name, Span::new(name(&phase.name), phase.start, phase.end))),
             Some((outer, inner)) => {
-                let part =
-                    Span::new(format!("{}.{inner}", name(outer)), phase.start, phase.end);
+                let part = Span::new(
+                    format!("{}.{}", name(outer), inner.replace(' ', "_")),
+                    phase.start,
+                    phase.end,
+                );
                 match spans.iter_mut().find(|(found, _)| *found == outer) {
                     Some((_, span)) => span.children.push(part),
                     None => spans.push((outer, part)),

@@ -66,10 +66,8 @@ impl Sandboxing {
         };
         let names = Arc::new(Names::default());
         let (observer, known) = (Arc::clone(observer), Arc::clone(&names));
-        let (pool, work) = Pool::start(
-            config,
-            Arc::new(move |event| tell(&observer, &known, event)),
-        );
+        let (pool, work) =
+            Pool::start(config, Arc::new(move |event| tell(&observer, &known, event)));
         tasks.spawn(work);
         Some(Arc::new(Self { pool, names, tasks: tasks.clone() }))
     }

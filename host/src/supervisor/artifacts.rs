@@ -11,6 +11,7 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use sha2::{Digest, Sha256};
 
+use crate::artifact::Component;
 use crate::handover::{Artifact, Deployment};
 use crate::manifest::{self, Manifest, NativeSource};
 use crate::wasm::hex;
@@ -25,11 +26,18 @@ pub struct OpenError {
 }
 
 /// Opens every artifact of the manifest.
-pub(super) fn open(manifest: &Manifest) -> Result<Vec<Deployment>, OpenError> {
-    manifest.functions.iter().map(deployment).collect()
+pub(super) fn open(
+    manifest: &Manifest,
+    components: &[Option<Component>],
+) -> Result<Vec<Deployment>, OpenError> {
+    let found = components.iter().map(Option::as_ref).chain(std::iter::repeat(None));
+    manifest.functions.iter().zip(found).map(|(spec, found)| deployment(spec, found)).collect()
 }
 
-fn deployment(spec: &manifest::Function) -> Result<Deployment, OpenError> {
+fn deployment(
+    spec: &manifest::Function,
+    found: Option<&Component>,
+) -> Result<Deployment, OpenError> {
     let component = spec.component.as_deref().filter(|_| spec.policy.uses_wasm());
     let component = component.map(seal).transpose()?;
     let native = match &spec.native {
@@ -44,6 +52,7 @@ fn deployment(spec: &manifest::Function) -> Result<Deployment, OpenError> {
         spec: spec.clone(),
         digest: format!("sha256:{}", hex(&revision.finalize())),
         component,
+        precompiled: found == Some(&Component::Precompiled),
         native: native.map(|native| native.file),
     })
 }
@@ -78,7 +87,8 @@ fn copy(file: &mut File) -> io::Result<Artifact> {
         | SealFlag::F_SEAL_SEAL;
     fcntl(&sealed, FcntlArg::F_ADD_SEALS(seals))?;
     // A descriptor that can be written keeps the file from being executed.
-    let read_only = File::open(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&sealed)))?;
+    let read_only =
+        File::open(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&sealed)))?;
     Ok(Artifact { file: OwnedFd::from(read_only), digest: hex(&digest.finalize()) })
 }
 

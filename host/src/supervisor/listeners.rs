@@ -127,9 +127,8 @@ fn bind_unix(path: &Path) -> io::Result<OwnedFd> {
 
 /// A listening socket that Baton was started with (`fd:3`).
 fn inherit(fd: i32) -> io::Result<OwnedFd> {
-    nix::fcntl::fcntl(borrow(fd), nix::fcntl::FcntlArg::F_GETFD).map_err(|_| {
-        io::Error::other(format!("no descriptor {fd} was inherited"))
-    })?;
+    nix::fcntl::fcntl(borrow(fd), nix::fcntl::FcntlArg::F_GETFD)
+        .map_err(|_| io::Error::other(format!("no descriptor {fd} was inherited")))?;
     borrow(fd).try_clone_to_owned()
 }
 

@@ -50,6 +50,7 @@ pub use child::{HOST_COMMAND, POOL_COMMAND, PoolArguments};
 pub use listeners::BindError;
 pub use run_dir::RunDir;
 
+use crate::artifact::Component;
 use crate::handover::{self, Deployment, Outgoing, Sandboxes};
 use crate::manifest::{Manifest, Policy};
 use child::Child;
@@ -77,17 +78,22 @@ pub struct Places {
     pub cgroup_parent: String,
 }
 
-/// Serves `manifest` until told to stop.
+/// Serves `manifest` until told to stop. `components` says what each function's component file was
+/// found to hold.
 ///
 /// # Errors
 /// When an artifact cannot be opened, a listener not bound, or the host does not stay alive.
-pub fn run(manifest: Manifest, places: &Places) -> anyhow::Result<()> {
+pub fn run(
+    manifest: Manifest,
+    components: &[Option<Component>],
+    places: &Places,
+) -> anyhow::Result<()> {
     let signals = Signals::block()?;
     let privileged = nix::unistd::geteuid().is_root();
     require_sandboxes_where_needed(&manifest, privileged)?;
     let run_dir = RunDir::create(places)?;
     let listeners = Listeners::bind(&manifest.host).map_err(Misuse::Bind)?;
-    let deployments = artifacts::open(&manifest)?;
+    let deployments = artifacts::open(&manifest, components)?;
     let cache = artifacts::cache(&manifest.host, privileged);
     let with_pool = privileged && deployments.iter().any(|function| function.native.is_some());
     let sandboxes = with_pool.then(|| run_dir.sockets(&manifest.host)).transpose()?;
@@ -214,7 +220,9 @@ impl Supervisor {
                 let deaths = self.pool.as_ref().map_or(0, |kept| kept.deaths);
                 tracing::error!(?status, "the pool daemon died");
                 if deaths >= RESTARTS {
-                    tracing::error!("no sandboxes any more: the pool daemon died {deaths} times in a row");
+                    tracing::error!(
+                        "no sandboxes any more: the pool daemon died {deaths} times in a row"
+                    );
                 } else {
                     self.start_pool()?;
                 }

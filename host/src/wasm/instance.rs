@@ -161,12 +161,7 @@ impl Call {
         cpu: Duration,
         memory: usize,
     ) -> Self {
-        Self {
-            guest: Some(guest),
-            progress,
-            cpu: Cpu { used: Duration::ZERO, limit: cpu },
-            memory,
-        }
+        Self { guest: Some(guest), progress, cpu: Cpu { used: Duration::ZERO, limit: cpu }, memory }
     }
 
     /// Runs the guest until it has set its response's head.

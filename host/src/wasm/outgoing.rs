@@ -76,10 +76,8 @@ async fn exchange(
     options: RequestOptions,
 ) -> Result<Exchange, Error> {
     let connect = options.connect_timeout.unwrap_or(CONNECT_TIMEOUT).min(CONNECT_TIMEOUT);
-    let tcp = egress
-        .connect(origin.scheme, &origin.host, origin.port, connect)
-        .await
-        .map_err(denied)?;
+    let tcp =
+        egress.connect(origin.scheme, &origin.host, origin.port, connect).await.map_err(denied)?;
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
     *request.uri_mut() = path.parse().map_err(|_| Error::HttpRequestUriInvalid)?;
     let io: Pin<Box<dyn Stream>> = match origin.scheme {

@@ -71,6 +71,9 @@ pub enum LoadError {
     /// Wasmtime refuses it.
     #[error("the component cannot be compiled: {0}")]
     Compile(String),
+    /// It is machine code of another Wasmtime or other settings.
+    #[error("the precompiled component does not fit this Baton: {0}; compile it again")]
+    Precompiled(String),
     /// It imports something that Baton does not offer, or exports no HTTP handler.
     #[error("the component cannot be linked: {0}")]
     Link(String),
@@ -134,10 +137,7 @@ impl Program {
                 .data_mut()
                 .http()
                 .new_response_outparam_from_callback(move |answer| shared.answer(answer))?;
-            proxy
-                .wasi_http_incoming_handler()
-                .call_handle(&mut store, request, outparam)
-                .await
+            proxy.wasi_http_incoming_handler().call_handle(&mut store, request, outparam).await
         });
         Call::new(guest, progress, self.settings.cpu_time, self.settings.memory)
     }
@@ -168,11 +168,7 @@ impl Program {
             http,
             table,
             outgoing: Outgoing { egress: Arc::clone(&settings.egress), traceparent },
-            memory: MemoryLimit {
-                limit: settings.memory,
-                used: 0,
-                progress: Arc::clone(progress),
-            },
+            memory: MemoryLimit { limit: settings.memory, used: 0, progress: Arc::clone(progress) },
         };
         let mut store = Store::new(self.engine.wasmtime(), guest);
         store.limiter(|guest| &mut guest.memory);

@@ -5,7 +5,7 @@ use crate::lifecycle::State;
 use crate::protocol::SandboxId;
 use std::collections::{BTreeSet, VecDeque};
 use std::num::NonZeroU32;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// A revision of a function; a number is never used again during a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -24,6 +24,8 @@ pub struct Cause {
     pub span_id: u64,
     /// The trace is recorded.
     pub sampled: bool,
+    /// When it asked: what a parked sandbox went through before is none of its doing.
+    pub at: Option<SystemTime>,
 }
 
 /// What the schedule knows of a function.
