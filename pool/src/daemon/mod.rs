@@ -1,7 +1,7 @@
 //! The privileged process: makes sandboxes, watches them and removes them.
 //!
 //! One thread and one loop. It owns the control group `cgroup_parent` and everything below; a sandbox's group is
-//! `cgroup_parent/ID` and tells a restarted daemon what its predecessor left. Workers ([`worker`]) make sandboxes,
+//! `cgroup_parent/ID` and tells a restarted daemon what its predecessor left. Workers make sandboxes,
 //! and each sandbox's init ends up as this process's child, so that its end is always seen here.
 //!
 //! ```text
