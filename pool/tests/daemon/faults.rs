@@ -7,7 +7,7 @@ use baton_pool::daemon::sweep::{RunLock, sweep};
 use baton_pool::protocol::{FromDaemon, SandboxId, ToDaemon};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::support::{Daemon, LIMITS};
+use crate::support::{Daemon, LIMITS, Run, is_v2};
 
 fn signal(pid: i32, signal: Signal) {
     kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
@@ -78,7 +78,7 @@ fn a_successor_tells_the_end_of_what_it_spared() {
 
 #[test]
 fn a_worker_killed_with_a_job_fails_only_that_job() {
-    let mut daemon = Daemon::start_in(crate::support::Run::new(), 1);
+    let mut daemon = Daemon::start_in(Run::new(), 1);
     let worker = daemon.workers()[0];
     signal(worker, Signal::STOP);
     daemon.tell(&ToDaemon::Create { id: SandboxId(1), scratch: 0 });
@@ -97,23 +97,32 @@ fn a_worker_killed_with_a_job_fails_only_that_job() {
 
 #[test]
 fn a_worker_killed_half_way_leaves_nothing() {
-    let mut daemon = Daemon::start_in(crate::support::Run::new(), 1);
-    let pids = if crate::support::is_v2() { "/sys/fs/cgroup" } else { "/sys/fs/cgroup/pids" };
+    let mut daemon = Daemon::start_in(Run::new(), 1);
+    let (root, switch, frozen, thawed) = if is_v2() {
+        ("/sys/fs/cgroup", "cgroup.freeze", "1", "0")
+    } else {
+        ("/sys/fs/cgroup/freezer", "freezer.state", "FROZEN", "THAWED")
+    };
+    let parent = Path::new(root).join(daemon.run.cgroup());
     for id in 1..=10 {
         let worker = daemon.workers()[0];
+        // The fault point: whoever enters the sandbox's group stops there, and the worker waits for it.
+        fs::write(parent.join(switch), frozen).unwrap();
         daemon.tell(&ToDaemon::Create { id: SandboxId(id), scratch: 0 });
-        let group = Path::new(pids).join(daemon.run.cgroup()).join(id.to_string());
-        // The fault point: the sandbox's group is there, and the sandbox is not.
-        while !group.exists() {
+        let processes = parent.join(id.to_string()).join("cgroup.procs");
+        while fs::read_to_string(&processes).is_ok_and(|text| text.is_empty())
+            || !processes.exists()
+        {
             std::thread::yield_now();
         }
         signal(worker, Signal::KILL);
+        fs::write(parent.join(switch), thawed).unwrap();
         let failed = daemon.hear().0;
         assert!(
             matches!(&failed, FromDaemon::CreateFailed { error, .. } if error.ends_with("signal 9")),
             "{failed:?}"
         );
-        assert!(!group.exists());
+        assert!(!processes.exists());
     }
     let sandbox = daemon.park(11);
     daemon.remove(sandbox.id);
