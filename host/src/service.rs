@@ -192,8 +192,9 @@ async fn run_component(
     record.enter(Phase::Instantiate);
     record.pass_on(request.headers_mut());
     let traceparent = request.headers().get(baton_otel::context::TRACEPARENT).cloned();
+    let scheme = if record.peer.secure { Scheme::Https } else { Scheme::Http };
     let trace_id: Arc<str> = record.context.trace_id.to_string().into();
-    let mut call = loaded.program.start(request, Scheme::Http, &trace_id, traceparent);
+    let mut call = loaded.program.start(request, scheme, &trace_id, traceparent);
     let head = call.head().await;
     if let Some(instantiated) = call.instantiated() {
         record.phases.enter(Phase::Handle, instantiated);
@@ -335,7 +336,7 @@ fn rewrite(
     if let Some(host) = headers.get(header::HOST).cloned() {
         headers.insert(X_FORWARDED_HOST, host);
     }
-    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(record.peer.scheme()));
     if prefix > 0
         && let Ok(prefix) = prefix_value
     {
