@@ -299,7 +299,7 @@ impl World {
         match what % 32 {
             0 => self.on(Event::Connected),
             1 | 2 => self.on(Event::Ready),
-            3 if seed % 4 == 0 => self.on(Event::Disconnected),
+            3 if seed.is_multiple_of(4) => self.on(Event::Disconnected),
             4..=7 => {
                 if let Some(id) = pick(&self.creating) {
                     self.creating.remove(&id);
@@ -367,7 +367,7 @@ impl World {
             }
             26 | 27 if !self.leases.is_empty() => self.give_back(seed % self.leases.len(), true),
             28 if !self.leases.is_empty() => self.give_back(seed % self.leases.len(), false),
-            29 if seed % 8 == 0 => {
+            29 if seed.is_multiple_of(8) => {
                 let id = self.function(seed / 8);
                 let owned: Vec<_> = self.running.iter().filter(|it| *it.1 == id).collect();
                 self.ending.extend(owned.into_iter().map(|it| *it.0));
