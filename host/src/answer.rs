@@ -55,7 +55,7 @@ pub struct Ending {
     /// Its place in the function.
     pub place: Option<OwnedSemaphorePermit>,
     /// What became of its body.
-    pub intake: Option<Arc<Intake>>,
+    pub intake: Option<Intake>,
     /// The bytes that the head promised.
     pub promised: Option<u64>,
     /// When the function's time is up.

@@ -146,7 +146,7 @@ fn assemble(
         recent: Recent::default(),
     });
     let tasks = TaskTracker::new();
-    let sandboxing = Sandboxing::start(handover, &observer, &tasks)?;
+    let sandboxing = Sandboxing::start(handover, &observer, &tasks);
     let mut loading = Vec::new();
     let mut functions = Vec::new();
     for deployment in &handover.functions {

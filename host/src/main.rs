@@ -8,8 +8,10 @@ use baton::cli::{Cli, Command, HostArguments};
 use baton::handover::Handover;
 use baton::manifest::{Faults, Manifest};
 use baton::artifact::{self, Precompiled};
-use baton::{compile, host, supervisor};
+use baton::supervisor::{self, PoolArguments};
+use baton::{compile, doctor, host};
 use clap::Parser as _;
+use nix::sys::signal::SigSet;
 
 /// Usage or configuration.
 const MISUSE: u8 = 2;
@@ -43,9 +45,12 @@ fn run(command: Command) -> anyhow::Result<()> {
             answer(&compile::compile(&arguments)?);
             Ok(())
         }
-        Command::Doctor => Ok(()),
+        Command::Doctor => {
+            answer(&doctor::report());
+            Ok(())
+        }
         Command::HostProcess(arguments) => host_process(&arguments),
-        Command::PoolDaemon(_) => Ok(()),
+        Command::PoolDaemon(arguments) => pool_daemon(arguments),
     }
 }
 
@@ -56,6 +61,7 @@ fn serve(manifest: Manifest, places: &supervisor::Places) -> anyhow::Result<()> 
 
 /// The host process: drops its privileges, then takes over what the supervisor hands it.
 fn host_process(arguments: &HostArguments) -> anyhow::Result<()> {
+    take_signals()?;
     if let (Some(uid), Some(gid)) = (arguments.uid, arguments.gid) {
         drop_privileges(uid, gid)?;
     }
@@ -67,6 +73,38 @@ fn host_process(arguments: &HostArguments) -> anyhow::Result<()> {
         .thread_name("baton-host")
         .build()?;
     runtime.block_on(host::run(handover, control, &environment))
+}
+
+/// The pool daemon; it must not have had a thread before.
+fn pool_daemon(arguments: PoolArguments) -> anyhow::Result<()> {
+    take_signals()?;
+    let host = inherited(arguments.host)?;
+    let config = baton_pool::daemon::Config {
+        state: arguments.state,
+        cgroup_parent: arguments.cgroup,
+        workers: POOL_WORKERS,
+        uids: sandbox_users(std::process::id()),
+    };
+    Ok(baton_pool::daemon::run(config, host)?)
+}
+
+/// Sandboxes made at once.
+const POOL_WORKERS: usize = 2;
+
+/// Outside users for the sandboxes of one daemon, two each. The numbers from 0x7000_0000 belong to
+/// nobody by systemd's map of users and groups; each daemon takes a slice of its own by its id, so
+/// that two Batons do not share quotas.
+fn sandbox_users(pid: u32) -> std::ops::Range<u32> {
+    const FIRST: u32 = 0x7000_0000;
+    const SLICE: u32 = 0x1_0000;
+    const SLICES: u32 = 0x1000;
+    let start = FIRST + (pid % SLICES) * SLICE;
+    start..start + SLICE
+}
+
+/// A child inherits the signals that the supervisor blocks.
+fn take_signals() -> nix::Result<()> {
+    SigSet::all().thread_unblock()
 }
 
 fn drop_privileges(uid: u32, gid: u32) -> nix::Result<()> {
@@ -85,9 +123,12 @@ fn inherited(fd: RawFd) -> anyhow::Result<OwnedFd> {
     Ok(fd)
 }
 
+/// libcontainer and libcgroups report every controller that they do not find, for each sandbox.
+const LOG_DEFAULT: &str = "info,libcgroups=error,libcontainer=error";
+
 fn start_log() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("BATON_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(LOG_DEFAULT));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())

@@ -1,66 +1,44 @@
-//! The native tier: requests forwarded to sandboxes.
+//! The native tier: a request is forwarded to a sandbox of its function over a Unix socket.
+//!
+//! ```text
+//! lease ── none warm ─▶ declined, and one is prepared behind
+//!   │
+//! connection: one kept alive, or a new one ── refused ─▶ declined: the sandbox is gone
+//!   │
+//! send ── not written, or written and may be repeated ─▶ declined: the sandbox is gone
+//!   │  └─ otherwise ─▶ failed
+//! answer: the body gives the sandbox back at its end; dropped before, the sandbox is removed
+//! ```
 
-use std::convert::Infallible;
-use std::os::fd::OwnedFd;
+pub(crate) mod prepare;
+mod sandboxing;
+
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{Request, Response};
-use http_body::{Body, Frame};
+use http::{Method, Request, Response, Version};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio_util::task::TaskTracker;
 
 use crate::function::Function;
-use crate::handover::Handover;
-use crate::host::Host;
-use crate::observer::Observer;
-use crate::problem::Problem;
-use crate::record::Record;
-use crate::request_body::RequestBody;
-use crate::tier::Reason;
+use crate::manifest::{Policy, Retry};
+use crate::phases::Phase;
+use crate::problem::{Kind, Problem};
+use crate::record::{Record, Served};
+use crate::request_body::{Intake, RequestBody};
+use crate::service::strip_hop_by_hop;
+use crate::tier::{Reason, Tier};
+pub use sandboxing::{Native, Sandboxing, sandboxes};
 
-/// A function's revision in the pool.
-pub struct Native(Infallible);
-impl Native {
-    /// s
-    pub fn statistics(&self) -> serde_json::Value {
-        match self.0 {}
-    }
-}
-/// s
-pub struct Sandboxing(Infallible);
-impl Sandboxing {
-    /// s
-    pub fn start(_: &Handover, _: &Arc<Observer>, _: &tokio_util::task::TaskTracker) -> anyhow::Result<Option<Arc<Self>>> {
-        Ok(None)
-    }
-    /// s
-    pub fn add(&self, _: &crate::manifest::Function, _: &OwnedFd) -> anyhow::Result<Native> {
-        match self.0 {}
-    }
-    /// s
-    pub async fn shutdown(&self) {}
-    /// s
-    pub fn connect(&self, _: OwnedFd) {}
-}
-/// s
-pub fn sandboxes(_: &Host) -> serde_json::Value {
-    serde_json::Value::Array(vec![])
-}
+/// A connection kept alive to a function in its sandbox.
+type Connection = SendRequest<RequestBody>;
 
-/// The body of a native function's answer.
-pub struct NativeBody(Infallible);
-
-impl Body for NativeBody {
-    type Data = Bytes;
-    type Error = hyper::Error;
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match self.0 {}
-    }
-}
+/// A sandbox that is this request's for now.
+type Lease = baton_pool::lease::Lease<Connection>;
 
 /// What came of offering a request to the native tier.
 pub enum Attempt {
@@ -72,12 +50,213 @@ pub enum Attempt {
     Declined(Request<RequestBody>, Reason),
 }
 
-/// Offers a request to the native tier.
+/// Offers a request to the native tier, as its function's policy says.
 pub async fn attempt(
-    _host: &Host,
-    _function: &Function,
-    _record: &mut Record,
+    function: &Function,
+    record: &mut Record,
+    intake: &Intake,
     request: Request<RequestBody>,
 ) -> Attempt {
-    Attempt::Declined(request, Reason::Policy)
+    let (reason, lease) = match (function.spec.policy, &function.native) {
+        (Policy::Wasm, _) => return Attempt::Declined(request, Reason::Policy),
+        (_, None) => return Attempt::Declined(request, Reason::NoSandboxes),
+        (Policy::Native, Some(native)) => {
+            record.enter(Phase::Lease);
+            match native.lease(&record.context).await {
+                Ok(lease) => (Reason::Policy, lease),
+                Err(problem) => return Attempt::Failed(problem),
+            }
+        }
+        (Policy::Hybrid | Policy::Adaptive, Some(native)) => match native.try_lease() {
+            Some(lease) => {
+                record.enter(Phase::Lease);
+                (Reason::Warm, lease)
+            }
+            None => {
+                native.prepare(function.gate.in_flight(), &record.context);
+                return Attempt::Declined(request, Reason::NoWarmSandbox);
+            }
+        },
+    };
+    record.tier = Some((Tier::Native, reason));
+    record.cold = lease.was_cold();
+    if record.cold {
+        record.started = lease.phases().to_vec();
+    }
+    record.served = Some(Served { container: lease.id().to_string(), pid: lease.pid() });
+    forward(function, record, intake, lease, request).await
 }
+
+async fn forward(
+    function: &Function,
+    record: &mut Record,
+    intake: &Intake,
+    lease: Lease,
+    mut request: Request<RequestBody>,
+) -> Attempt {
+    let Some(native) = &function.native else {
+        return Attempt::Declined(request, Reason::NoSandboxes);
+    };
+    let mut connection = match connect(&lease, record, native.tasks()).await {
+        Ok(connection) => connection,
+        Err(error) => {
+            tracing::debug!(%error, "a sandbox was gone before a request had reached it");
+            return gone(function, request);
+        }
+    };
+    record.enter(Phase::Forward);
+    record.pass_on(request.headers_mut());
+    *request.version_mut() = Version::HTTP_11;
+    let again = repeatable(function, request.method()).then(|| head_of(&request));
+    match connection.try_send_request(request).await {
+        Ok(response) => {
+            let mut response = response.map(|body| NativeBody::new(body, lease, connection));
+            strip_hop_by_hop(response.headers_mut());
+            Attempt::Answered(response)
+        }
+        Err(mut failed) => {
+            if let Some(request) = failed.take_message() {
+                return gone(function, request);
+            }
+            let failed = failed.into_error();
+            tracing::warn!(function = function.name(), error = &failed as &dyn std::error::Error, "a sandbox failed with a request");
+            match again.and_then(|head| Some((head, intake.reader()?))) {
+                Some((head, body)) if intake.fault().is_none() => {
+                    gone(function, head.map(|()| body))
+                }
+                _ => Attempt::Failed(problem(&failed)),
+            }
+        }
+    }
+}
+
+/// The sandbox is gone: the component answers, if there is one.
+fn gone(function: &Function, request: Request<RequestBody>) -> Attempt {
+    if function.component.is_some() {
+        return Attempt::Declined(request, Reason::SandboxGone);
+    }
+    Attempt::Failed(Problem::new(Kind::Crashed, "the function ended before it had answered"))
+}
+
+fn problem(error: &hyper::Error) -> Problem {
+    if error.is_parse() || error.is_parse_too_large() || error.is_parse_status() {
+        return Problem::new(Kind::InvalidResponse, "the function's answer is not HTTP");
+    }
+    Problem::new(Kind::Crashed, "the function closed the connection before it had answered")
+}
+
+/// A connection that an earlier request left and that is still good, else a new one.
+async fn connect(
+    lease: &Lease,
+    record: &mut Record,
+    tasks: &TaskTracker,
+) -> Result<Connection, ConnectError> {
+    while let Some(mut connection) = lease.take_idle() {
+        if connection.ready().await.is_ok() {
+            return Ok(connection);
+        }
+    }
+    record.enter(Phase::Connect);
+    let stream = lease.connect().await?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    tasks.spawn(async move {
+        // Whoever waits for an answer on it is told the reason through the sender.
+        let _ = connection.await;
+    });
+    sender.ready().await?;
+    Ok(sender)
+}
+
+#[derive(Debug, thiserror::Error)]
+enum ConnectError {
+    #[error("nobody listens")]
+    Connect(#[from] std::io::Error),
+    #[error("the connection closed at once")]
+    Handshake(#[from] hyper::Error),
+}
+
+/// Whether a request that was sent may be sent again.
+fn repeatable(function: &Function, method: &Method) -> bool {
+    function.component.is_some()
+        && match function.spec.retry {
+            Retry::Never => false,
+            Retry::Always => true,
+            Retry::Idempotent => method.is_idempotent(),
+        }
+}
+
+fn head_of(request: &Request<RequestBody>) -> Request<()> {
+    let mut head = Request::new(());
+    *head.method_mut() = request.method().clone();
+    *head.uri_mut() = request.uri().clone();
+    *head.version_mut() = request.version();
+    *head.headers_mut() = request.headers().clone();
+    head
+}
+
+/// The body of a native function's answer; it holds the sandbox.
+pub struct NativeBody {
+    body: Incoming,
+    /// `None` once the sandbox was given back.
+    held: Option<(Lease, Connection)>,
+}
+
+impl NativeBody {
+    fn new(body: Incoming, lease: Lease, connection: Connection) -> Self {
+        Self { body, held: Some((lease, connection)) }
+    }
+
+    /// The answer is whole: sandbox and connection are for the next request.
+    fn release(&mut self) {
+        if let Some((lease, connection)) = self.held.take() {
+            if !connection.is_closed() {
+                lease.put_idle(connection);
+            }
+            lease.release();
+        }
+    }
+}
+
+impl Body for NativeBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if matches!(polled, Poll::Ready(None)) {
+            self.release();
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for NativeBody {
+    /// A body dropped before its end (the client left, the time was up) taints the sandbox: the
+    /// function may still be at work on it.
+    fn drop(&mut self) {
+        if self.body.is_end_stream() {
+            self.release();
+        }
+    }
+}
+
+/// The cause that the pool hands back with what it did.
+fn cause(context: &baton_otel::RequestContext) -> baton_pool::schedule::Cause {
+    baton_pool::schedule::Cause {
+        trace_id: u128::from_be_bytes(context.trace_id.to_bytes()),
+        span_id: u64::from_be_bytes(context.span_id.to_bytes()),
+        sampled: context.sampled,
+    }
+}
+

@@ -29,7 +29,7 @@ pub struct Served {
     /// Its id.
     pub container: String,
     /// Its first process.
-    pub pid: i32,
+    pub pid: u32,
 }
 
 /// How a request ended.
@@ -73,6 +73,8 @@ pub struct Record {
     pub cold: bool,
     /// The sandbox, in the native tier.
     pub served: Option<Served>,
+    /// How its sandbox was started, when the request waited for that.
+    pub started: Vec<baton_pool::lease::Phase>,
     /// When the native tier could not take it after all.
     pub fell_back: Option<Instant>,
     /// What the host answered by itself, if it did.
@@ -107,6 +109,7 @@ impl Record {
             load: None,
             cold: false,
             served: None,
+            started: Vec::new(),
             fell_back: None,
             problem: None,
             status: StatusCode::OK,
@@ -219,7 +222,8 @@ impl Record {
                     span.attributes
                         .push(KeyValue::new(attribute::BATON_COMPONENT_SOURCE, source));
                 }
-                Phase::Admit | Phase::Lease | Phase::Instantiate => {}
+                Phase::Lease => span.children = crate::native::prepare::spans(&self.started),
+                Phase::Admit | Phase::Instantiate => {}
             }
             children.push(span);
         }

@@ -1,13 +1,19 @@
-//! The body of a client's request: streamed, counted and bounded.
+//! The body of a client's request: streamed, counted, bounded, and replayable while it is short.
+//!
+//! The body itself stays here; a tier gets a handle that reads it. While what was read fits
+//! [`REPLAY_MAX`] it is kept, so that another handle can begin anew when the first tier failed. It
+//! is never read ahead: keeping delays nothing.
 
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+
+/// Bytes of a body that are kept for another attempt.
+pub const REPLAY_MAX: usize = 64 << 10;
 
 /// Why a body ended early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -32,58 +38,87 @@ impl From<BodyFault> for wasmtime_wasi_http::Error {
     }
 }
 
-/// What became of a body, readable while the tier has it.
-#[derive(Debug)]
-pub struct Intake {
-    read: AtomicU64,
-    fault: AtomicU8,
-    limit: u64,
-}
+/// A request's body as it came, at most `limit` bytes of it.
+#[derive(Clone)]
+pub struct Intake(Arc<Mutex<State>>);
 
-const FINE: u8 = 0;
-const TOO_LARGE: u8 = 1;
-const BROKEN: u8 = 2;
+struct State {
+    body: Incoming,
+    limit: u64,
+    read: u64,
+    fault: Option<BodyFault>,
+    /// What was read, as long as all of it is kept.
+    kept: Option<Vec<Bytes>>,
+}
 
 impl Intake {
-    /// Bytes read so far.
-    pub fn read(&self) -> u64 {
-        self.read.load(Ordering::Relaxed)
-    }
-
-    /// Why it ended early, if it did.
-    pub fn fault(&self) -> Option<BodyFault> {
-        match self.fault.load(Ordering::Relaxed) {
-            TOO_LARGE => Some(BodyFault::TooLarge { limit: self.limit }),
-            BROKEN => Some(BodyFault::Broken),
-            _ => None,
-        }
-    }
-}
-
-/// A request's body, at most `limit` bytes of it.
-pub struct RequestBody {
-    body: Incoming,
-    intake: Arc<Intake>,
-}
-
-impl RequestBody {
     /// Bounds `body` to `limit` bytes.
     #[must_use]
     pub fn new(body: Incoming, limit: u64) -> Self {
-        let intake = Intake { read: AtomicU64::new(0), fault: AtomicU8::new(FINE), limit };
-        Self { body, intake: Arc::new(intake) }
+        let kept = Some(Vec::new());
+        Self(Arc::new(Mutex::new(State { body, limit, read: 0, fault: None, kept })))
     }
 
-    /// What becomes of it.
+    /// Bytes read so far.
     #[must_use]
-    pub fn intake(&self) -> Arc<Intake> {
-        Arc::clone(&self.intake)
+    pub fn read(&self) -> u64 {
+        self.lock().read
     }
 
-    fn fail(&self, code: u8, fault: BodyFault) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
-        self.intake.fault.store(code, Ordering::Relaxed);
-        Poll::Ready(Some(Err(fault)))
+    /// Why it ended early, if it did.
+    #[must_use]
+    pub fn fault(&self) -> Option<BodyFault> {
+        self.lock().fault
     }
+
+    /// A handle that reads the body from its beginning, unless too much of it was read already.
+    #[must_use]
+    pub fn reader(&self) -> Option<RequestBody> {
+        self.lock().kept.is_some().then(|| RequestBody { intake: self.clone(), at: 0 })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+        if let Some(fault) = self.fault {
+            return Poll::Ready(Some(Err(fault)));
+        }
+        let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(cx)) else {
+            return Poll::Ready(None);
+        };
+        let checked = frame.map_err(|_| BodyFault::Broken).and_then(|frame| self.take(frame));
+        self.fault = checked.as_ref().err().copied();
+        Poll::Ready(Some(checked))
+    }
+
+    fn take(&mut self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, BodyFault> {
+        let Some(data) = frame.data_ref() else {
+            // Trailers cannot be kept: whoever begins anew would not get them.
+            self.kept = None;
+            return Ok(frame);
+        };
+        self.read += data.len() as u64;
+        if self.read > self.limit {
+            return Err(BodyFault::TooLarge { limit: self.limit });
+        }
+        if self.read > REPLAY_MAX as u64 {
+            self.kept = None;
+        } else if let Some(kept) = &mut self.kept {
+            kept.push(data.clone());
+        }
+        Ok(frame)
+    }
+}
+
+/// One tier's handle on a request's body.
+pub struct RequestBody {
+    intake: Intake,
+    /// Frames of what is kept that this handle has given out.
+    at: usize,
 }
 
 impl Body for RequestBody {
@@ -94,30 +129,37 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
-        if let Some(fault) = self.intake.fault() {
-            return Poll::Ready(Some(Err(fault)));
-        }
-        match Pin::new(&mut self.body).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
-                let len = frame.data_ref().map_or(0, |data| data.len() as u64);
-                let read = self.intake.read.fetch_add(len, Ordering::Relaxed) + len;
-                if read > self.intake.limit {
-                    let limit = self.intake.limit;
-                    return self.fail(TOO_LARGE, BodyFault::TooLarge { limit });
-                }
-                Poll::Ready(Some(Ok(frame)))
+        let at = self.at;
+        let polled = {
+            let mut state = self.intake.lock();
+            match state.kept.as_ref().and_then(|kept| kept.get(at)) {
+                Some(kept) => Poll::Ready(Some(Ok(Frame::data(kept.clone())))),
+                None => state.poll_next(cx),
             }
-            Poll::Ready(Some(Err(_))) => self.fail(BROKEN, BodyFault::Broken),
-            Poll::Ready(None) => Poll::Ready(None),
-            Poll::Pending => Poll::Pending,
+        };
+        if matches!(polled, Poll::Ready(Some(Ok(_)))) {
+            self.at += 1;
         }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        let state = self.intake.lock();
+        let all_given = state.kept.as_ref().is_none_or(|kept| self.at >= kept.len());
+        all_given && state.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let state = self.intake.lock();
+        let pending: u64 = state.kept.as_ref().map_or(0, |kept| {
+            kept.iter().skip(self.at).map(|frame| frame.len() as u64).sum()
+        });
+        let rest = state.body.size_hint();
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower() + pending);
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper + pending);
+        }
+        hint
     }
 }

@@ -36,7 +36,7 @@ const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 struct Held {
     record: Box<Record>,
     place: Option<OwnedSemaphorePermit>,
-    intake: Option<Arc<Intake>>,
+    intake: Option<Intake>,
     deadline: Option<Instant>,
 }
 
@@ -142,10 +142,13 @@ async fn answer(
     held.place = Some(enter(&function).await?);
     let deadline = Instant::now() + limits.timeout;
     held.deadline = Some(deadline);
-    let mut request = request.map(|body| RequestBody::new(body, limits.request_body.0));
-    held.intake = Some(request.body().intake());
+    let (head, body) = request.into_parts();
+    let intake = held.intake.insert(Intake::new(body, limits.request_body.0)).clone();
+    let Some(body) = intake.reader() else { unreachable!("nothing of the body was read yet") };
+    let mut request = Request::from_parts(head, body);
     rewrite(&mut request, prefix, &held.record)?;
-    match timeout_at(deadline.into(), dispatch(host, &function, held, request)).await {
+    let answered = dispatch(&function, &mut held.record, &intake, request);
+    match timeout_at(deadline.into(), answered).await {
         Ok(answered) => blame_the_client(held, answered),
         Err(_) => Err(Problem::new(
             Kind::Timeout,
@@ -156,13 +159,12 @@ async fn answer(
 
 /// Tries the tiers in the order of the function's policy.
 async fn dispatch(
-    host: &Arc<Host>,
-    function: &Arc<Function>,
-    held: &mut Held,
+    function: &Function,
+    record: &mut Record,
+    intake: &Intake,
     request: Request<RequestBody>,
 ) -> Result<Response<Source>, Problem> {
-    let record = &mut held.record;
-    match native::attempt(host, function, record, request).await {
+    match native::attempt(function, record, intake, request).await {
         native::Attempt::Answered(response) => Ok(response.map(Source::Native)),
         native::Attempt::Failed(problem) => Err(problem),
         native::Attempt::Declined(request, reason) => {
@@ -230,7 +232,7 @@ fn blame_the_client(
     held: &Held,
     answered: Result<Response<Source>, Problem>,
 ) -> Result<Response<Source>, Problem> {
-    match held.intake.as_ref().and_then(|intake| intake.fault()) {
+    match held.intake.as_ref().and_then(Intake::fault) {
         Some(fault @ BodyFault::TooLarge { .. }) => {
             Err(Problem::new(Kind::BodyTooLarge, fault.to_string()))
         }

@@ -61,7 +61,7 @@ impl Child {
         command
             .args(["--host", &theirs.as_raw_fd().to_string()])
             .arg("--state")
-            .arg(run_dir.path())
+            .arg(run_dir.pool()?)
             .args(["--cgroup", run_dir.cgroup()]);
         let pid = spawn(command, &theirs)?;
         Ok(Self { pid, control: theirs })

@@ -1,21 +1,21 @@
 //! The directory and the cgroup of one run, and what earlier runs have left.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, chown};
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::Context as _;
-use nix::fcntl::{Flock, FlockArg};
+use baton_pool::daemon::sweep::{RunLock, sweep};
 
 use super::Places;
 use crate::manifest;
 
-/// The directory of this run; its lock is held while it lives.
+/// This run's directory; its lock is held while the supervisor lives.
 pub struct RunDir {
-    path: PathBuf,
+    lock: RunLock,
     cgroup: String,
-    _lock: Flock<File>,
+    places: Places,
 }
 
 impl RunDir {
@@ -24,23 +24,18 @@ impl RunDir {
     /// # Errors
     /// When the state directory cannot be written.
     pub fn create(places: &Places) -> anyhow::Result<Self> {
-        let root = &places.state_dir;
-        let context = || format!("cannot use the state directory {}", root.display());
-        DirBuilder::new().recursive(true).mode(0o755).create(root).with_context(context)?;
-        sweep(places);
-        let id = format!("{}-{:x}", std::process::id(), start_time());
-        let path = root.join(&id);
-        DirBuilder::new().mode(0o711).create(&path).with_context(context)?;
-        let lock = lock(&path).with_context(context)?;
-        let lock = lock.context("another run has this run's directory")?;
+        clean(places);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let id = format!("{}-{:x}", std::process::id(), now.as_millis());
+        let lock = RunLock::claim(&places.state_dir, &id)?;
         let cgroup = format!("{}/{id}", places.cgroup_parent.trim_matches('/'));
-        Ok(Self { path, cgroup, _lock: lock })
+        Ok(Self { lock, cgroup, places: places.clone() })
     }
 
     /// The directory.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.path
+        self.lock.directory()
     }
 
     /// The run's cgroup, from the root of the hierarchy.
@@ -54,57 +49,44 @@ impl RunDir {
     /// # Errors
     /// When it cannot be made.
     pub fn sockets(&self, host: &manifest::Host) -> anyhow::Result<PathBuf> {
-        let sockets = self.path.join("s");
+        let sockets = self.path().join("s");
         let (uid, gid) = super::child::ids(&host.user)?;
         DirBuilder::new().mode(0o700).create(&sockets)?;
         chown(&sockets, Some(uid), Some(gid))?;
         Ok(sockets)
     }
 
-    /// Removes the directory and the cgroup with all that is left in them.
-    pub fn remove(&self) {
-        remove(&self.path, &self.cgroup);
+    /// A directory for the pool daemon.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn pool(&self) -> io::Result<PathBuf> {
+        let pool = self.path().join("pool");
+        DirBuilder::new().recursive(true).mode(0o700).create(&pool)?;
+        Ok(pool)
     }
-}
 
-/// Removes the directories and cgroups of runs whose lock nobody holds.
-fn sweep(places: &Places) {
-    let Ok(entries) = fs::read_dir(&places.state_dir) else { return };
-    for entry in entries.flatten() {
-        let path = entry.path();
-        if let (Some(id), Ok(Some(_lock))) = (entry.file_name().to_str(), lock(&path)) {
-            tracing::info!(run = id, "removing what an earlier run left");
-            let cgroup = format!("{}/{id}", places.cgroup_parent.trim_matches('/'));
-            remove(&path, &cgroup);
+    /// Gives up the run and removes everything that is left of it.
+    pub fn remove(self) {
+        let Self { lock, places, cgroup } = self;
+        let directory = lock.directory().to_owned();
+        drop(lock);
+        clean(&places);
+        if directory.exists() {
+            tracing::warn!(directory = %directory.display(), cgroup, "something of this run is left");
         }
+        // The directory of all runs goes with the last one.
+        let _ = fs::remove_dir(&places.state_dir);
     }
 }
 
-fn remove(path: &Path, cgroup: &str) {
-    tracing::debug!(cgroup, "removing a run");
-    if let Err(error) = fs::remove_dir_all(path)
-        && error.kind() != io::ErrorKind::NotFound
-    {
-        tracing::warn!(path = %path.display(), %error, "cannot remove a run's directory");
+fn clean(places: &Places) {
+    let (removed, failed) = sweep(&places.state_dir, places.cgroup_parent.trim_matches('/'));
+    for run in removed {
+        tracing::debug!(run, "removed what a run left");
     }
-}
-
-/// The lock of a run's directory; `None` while its run lives.
-fn lock(run: &Path) -> io::Result<Option<Flock<File>>> {
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(run.join("lock"))?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(Some(lock)),
-        Err((_, nix::Error::EWOULDBLOCK)) => Ok(None),
-        Err((_, error)) => Err(error.into()),
+    for error in failed {
+        let error = &error as &dyn std::error::Error;
+        tracing::warn!(error, "something of an earlier run is left");
     }
-}
-
-/// Distinguishes this process from an earlier one with the same id.
-fn start_time() -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
 }

@@ -1,0 +1,222 @@
+//! The pool as the host uses it: one for the process, a revision in it for each function.
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use baton_otel::RequestContext;
+use baton_pool::activation::Limits;
+use baton_pool::client::{Pool, PoolConfig, PoolEvent};
+use baton_pool::reason::LeaseError;
+use baton_pool::schedule::{Counts, FunctionId};
+use baton_pool::spec::FunctionSpec;
+use serde_json::{Value, json};
+use tokio_util::task::TaskTracker;
+
+use super::{Connection, Lease, cause, prepare};
+use crate::handover::Handover;
+use crate::host::Host;
+use crate::manifest::Function;
+use crate::observer::Observer;
+use crate::problem::{Kind, Problem};
+
+/// Creations at once: as many as the daemon has workers, and one that waits at each.
+const CREATING_MAX: usize = 4;
+
+/// Descriptors that a native function may have open at once.
+const DESCRIPTORS: u64 = 1024;
+
+/// From SIGTERM to SIGKILL for a sandbox that is no longer needed.
+const SANDBOX_GRACE: Duration = Duration::from_secs(5);
+
+/// The pool of sandboxes of this host.
+pub struct Sandboxing {
+    pool: Pool<Connection>,
+    names: Arc<Names>,
+    tasks: TaskTracker,
+}
+
+type Names = RwLock<BTreeMap<FunctionId, Arc<str>>>;
+
+/// A function's revision in the pool.
+pub struct Native {
+    id: FunctionId,
+    sandboxing: Arc<Sandboxing>,
+}
+
+impl Sandboxing {
+    /// Starts the pool, where the supervisor has one for us. It works once a daemon is connected.
+    #[must_use]
+    pub fn start(
+        handover: &Handover,
+        observer: &Arc<Observer>,
+        tasks: &TaskTracker,
+    ) -> Option<Arc<Self>> {
+        let sandboxes = handover.sandboxes.as_ref()?;
+        let section = &handover.manifest.pool;
+        let waiters = handover.functions.iter().map(|function| function.spec.limits.concurrency);
+        let config = PoolConfig {
+            parked: section.parked,
+            memory: section.memory.0,
+            creating_max: CREATING_MAX,
+            waiters_max: waiters.max().unwrap_or(1),
+            sockets: sandboxes.sockets.clone(),
+        };
+        let names = Arc::new(Names::default());
+        let (observer, known) = (Arc::clone(observer), Arc::clone(&names));
+        let (pool, work) = Pool::start(
+            config,
+            Arc::new(move |event| tell(&observer, &known, event)),
+        );
+        tasks.spawn(work);
+        Some(Arc::new(Self { pool, names, tasks: tasks.clone() }))
+    }
+
+    /// Takes up work with a pool daemon.
+    pub fn connect(&self, daemon: OwnedFd) {
+        self.pool.connect(daemon);
+    }
+
+    /// Adds a revision of a function whose native build is `executable`.
+    ///
+    /// # Errors
+    /// When its environment holds a zero byte or the process is out of descriptors.
+    pub fn add(
+        self: &Arc<Self>,
+        function: &Function,
+        executable: &OwnedFd,
+    ) -> anyhow::Result<Native> {
+        let env = function.env.iter().map(|(name, value)| CString::new(format!("{name}={value}")));
+        let (limits, sandboxes) = (&function.limits, &function.sandboxes);
+        let id = self.pool.add(FunctionSpec {
+            name: function.name.as_str().into(),
+            executable: executable.try_clone()?,
+            argv: vec![CString::new(function.name.as_str())?],
+            env: env.collect::<Result<_, _>>()?,
+            limits: Limits {
+                memory: limits.memory.0,
+                cpu: limits.cpu,
+                pids: limits.pids,
+                descriptors: DESCRIPTORS,
+            },
+            scratch: limits.scratch.0,
+            min: sandboxes.min,
+            max: sandboxes.max,
+            concurrency: u32::try_from(sandboxes.concurrency)?,
+            idle_timeout: sandboxes.idle_timeout,
+            start_timeout: limits.start_timeout,
+            grace: SANDBOX_GRACE,
+        });
+        let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
+        names.insert(id, function.name.as_str().into());
+        Ok(Native { id, sandboxing: Arc::clone(self) })
+    }
+
+    /// Ends every sandbox.
+    pub async fn shutdown(&self) {
+        self.pool.shutdown().await;
+    }
+}
+
+impl Native {
+    /// A warm sandbox with room, if there is one.
+    pub(super) fn try_lease(&self) -> Option<Lease> {
+        self.sandboxing.pool.try_lease(self.id)
+    }
+
+    /// Has sandboxes prepared for the requests now in flight.
+    pub(super) fn prepare(&self, in_flight: usize, context: &RequestContext) {
+        let wanted = u32::try_from(in_flight).unwrap_or(u32::MAX);
+        self.sandboxing.pool.prepare(self.id, wanted, cause(context));
+    }
+
+    /// A sandbox, waiting for one if need be.
+    pub(super) async fn lease(&self, context: &RequestContext) -> Result<Lease, Problem> {
+        let leased = self.sandboxing.pool.lease(self.id, cause(context)).await;
+        leased.map_err(|error| {
+            let kind = match &error {
+                LeaseError::Saturated { .. } | LeaseError::QueueFull { .. } => Kind::Saturated,
+                LeaseError::StartFailed { .. } => Kind::Crashed,
+                LeaseError::Draining => Kind::Draining,
+                _ => Kind::Starting,
+            };
+            Problem::new(kind, error.to_string())
+        })
+    }
+
+    pub(super) fn tasks(&self) -> &TaskTracker {
+        &self.sandboxing.tasks
+    }
+
+    /// This function's sandboxes by state.
+    #[must_use]
+    pub fn statistics(&self) -> Value {
+        let statistics = self.sandboxing.pool.statistics();
+        let counts = statistics.borrow().functions.get(&self.id).copied();
+        counts.as_ref().map(by_state).unwrap_or_default()
+    }
+}
+
+fn by_state(counts: &Counts) -> Value {
+    json!({
+        "starting": counts.starting,
+        "warm": counts.warm,
+        "frozen": counts.frozen,
+        "draining": counts.draining,
+        "removing": counts.removing,
+    })
+}
+
+/// Every sandbox of the host, for `GET /v1/sandboxes`.
+#[must_use]
+pub fn sandboxes(host: &Host) -> Value {
+    let Some(sandboxing) = &host.sandboxing else { return json!([]) };
+    let names = sandboxing.names.read().unwrap_or_else(PoisonError::into_inner);
+    let describe = |sandbox: baton_pool::schedule::SandboxInfo| {
+        json!({
+            "id": sandbox.id.to_string(),
+            "function": sandbox.function.and_then(|id| names.get(&id)).map(|name| &**name),
+            "state": format!("{:?}", sandbox.state).split('(').next().unwrap_or_default().to_lowercase(),
+            "pid": sandbox.pid,
+            "age_ms": u64::try_from(sandbox.age.as_millis()).unwrap_or(u64::MAX),
+        })
+    };
+    sandboxing.pool.sandboxes().into_iter().map(describe).collect()
+}
+
+/// What the pool has to say goes to the log and into traces.
+fn tell(observer: &Observer, names: &Names, event: PoolEvent) {
+    let names = names.read().unwrap_or_else(PoisonError::into_inner);
+    let name = |id: &FunctionId| names.get(id).map_or("?", |name| &**name);
+    match event {
+        PoolEvent::Prepared { function, sandbox, pid, cause, outcome, phases } => {
+            let function = name(&function);
+            match &outcome {
+                Ok(()) => tracing::debug!(function, %sandbox, pid, "sandbox ready"),
+                Err(reason) => {
+                    tracing::warn!(function, %sandbox, %reason, "the native build did not start");
+                }
+            }
+            if cause.sampled {
+                observer.trace(prepare::trace(function, sandbox, pid, cause, &outcome, &phases));
+            }
+        }
+        PoolEvent::Gone { function, sandbox, reason, usage } => {
+            let function = function.as_ref().map(name);
+            tracing::debug!(function, %sandbox, %reason, cpu_ns = usage.cpu_ns, memory_peak = usage.memory_peak, "sandbox gone");
+        }
+        PoolEvent::Output { function, sandbox, stream, line } => {
+            tracing::info!(
+                target: "function",
+                function = name(&function),
+                tier = "native",
+                %sandbox,
+                stream = format!("{stream:?}").to_lowercase(),
+                "{}",
+                String::from_utf8_lossy(&line)
+            );
+        }
+    }
+}
