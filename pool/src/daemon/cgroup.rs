@@ -113,6 +113,15 @@ impl Group<'_> {
         names
     }
 
+    /// Makes the group in every hierarchy.
+    pub(super) fn create(&self) -> io::Result<()> {
+        for directory in self.directories() {
+            // Somebody who was last may be removing the group around it at this moment, which happens once.
+            fs::create_dir_all(&directory).or_else(|_| fs::create_dir_all(&directory))?;
+        }
+        Ok(())
+    }
+
     /// Opens what the host may write, in the order in which raised limits have to be written.
     pub(super) fn limit_files(&self) -> io::Result<Vec<(CgroupFile, File)>> {
         let mut files = match self.hierarchies.version {
@@ -212,6 +221,13 @@ impl Group<'_> {
             remove_directory(&directory)?;
         }
         Ok(())
+    }
+
+    /// Removes the group from every hierarchy where it has neither processes nor groups below it.
+    pub(super) fn remove_where_empty(&self) {
+        for directory in self.directories() {
+            let _ = fs::remove_dir(directory);
+        }
     }
 
     /// Lets frozen processes continue; a group that is gone or not frozen stays as it is.

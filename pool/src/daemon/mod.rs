@@ -176,6 +176,7 @@ impl Daemon {
             workers: Vec::new(),
             sandboxes: BTreeMap::new(),
         };
+        daemon.group().create().map_err(|error| Error::Setup("make its control group", error))?;
         daemon.hire().map_err(|error| Error::Setup("fork its workers", error))?;
         Ok(daemon)
     }
@@ -195,10 +196,11 @@ impl Daemon {
                     return Ok(());
                 }
             }
-            if let Flow::End = self.check_inherited()? {
+            if ready.host && matches!(self.on_host()?, Flow::End) {
                 return Ok(());
             }
-            if ready.host && matches!(self.on_host()?, Flow::End) {
+            // After the host was heard: what it asks to be kept may be dead already, and then nothing wakes this loop.
+            if let Flow::End = self.check_inherited()? {
                 return Ok(());
             }
             self.give_up_late_workers();

@@ -74,17 +74,16 @@ impl RunLock {
     }
 }
 
-/// Removes everything of dead runs: processes, control groups and directories. Answers the IDs of those it removed;
-/// a living run, and one that is being swept by somebody else, is left alone.
+/// Removes everything of dead runs: processes, control groups and directories, and the group around them when no run
+/// is left in it. Answers the IDs of those it removed; a living run, and one that is being swept by somebody else, is
+/// left alone.
 pub fn sweep(state_root: &Path, cgroup_root: &str) -> (Vec<String>, Vec<SweepError>) {
     let hierarchies = Hierarchies::find();
     let root = hierarchies.group(cgroup_root);
-    let mut ids = root.children();
-    let entries = fs::read_dir(state_root).into_iter().flatten().flatten();
-    let directories = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-    ids.extend(directories.filter_map(|entry| entry.file_name().into_string().ok()));
-    ids.sort_unstable();
-    ids.dedup();
+    // A group whose ID has no directory here may belong to somebody who keeps directories elsewhere.
+    let directories = fs::read_dir(state_root).into_iter().flatten().flatten();
+    let directories = directories.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    let ids = directories.filter_map(|entry| entry.file_name().into_string().ok());
     let (mut swept, mut failed) = (Vec::new(), Vec::new());
     for id in ids {
         match sweep_run(&state_root.join(&id), &root.child(&id)) {
@@ -93,6 +92,7 @@ pub fn sweep(state_root: &Path, cgroup_root: &str) -> (Vec<String>, Vec<SweepErr
             Err(source) => failed.push(SweepError { id, source }),
         }
     }
+    root.remove_where_empty();
     (swept, failed)
 }
 
@@ -100,13 +100,10 @@ pub fn sweep(state_root: &Path, cgroup_root: &str) -> (Vec<String>, Vec<SweepErr
 fn sweep_run(directory: &Path, group: &Group<'_>) -> io::Result<bool> {
     // Held to the end, so that nobody claims the ID while it is being removed.
     let _lock = match take(directory, false) {
-        Ok(Some(lock)) => Some(lock),
+        Ok(Some(lock)) => lock,
         Ok(None) => return Ok(false),
-        // A directory without a lock is being claimed at this moment; without a directory nobody lives there.
-        Err(error) if error.kind() == io::ErrorKind::NotFound && directory.exists() => {
-            return Ok(false);
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        // It is being claimed at this moment, or no run's.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(error),
     };
     group.kill()?;
@@ -152,8 +149,10 @@ mod tests {
         let root = scratch();
         let alive = RunLock::claim(&root, "alive").unwrap();
         drop(RunLock::claim(&root, "dead").unwrap());
+        fs::create_dir(root.join("no-run")).unwrap();
         let (swept, failed) = sweep(&root, "baton-no-such-group");
         assert_eq!(swept, ["dead"]);
+        assert!(root.join("no-run").exists());
         assert!(failed.is_empty());
         assert!(alive.directory().join("lock").exists());
         assert!(!root.join("dead").exists());

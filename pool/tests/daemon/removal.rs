@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use baton_pool::protocol::{Exit, FromDaemon, SandboxId, ToDaemon};
 
-use crate::support::{Daemon, LIMITS, Run};
+use crate::support::{Daemon, LIMITS, Run, is_v2};
 
 #[test]
 fn a_parked_sandbox_is_removed() {
@@ -97,7 +97,30 @@ fn fifty_creations_four_at_a_time_all_succeed() {
 }
 
 #[test]
-#[ignore = "takes a minute"]
+#[ignore = "takes half a minute"]
+fn a_thousand_sandboxes_live_at_once_and_are_all_removed() {
+    let mut daemon = Daemon::start();
+    for id in 0..1000 {
+        daemon.tell(&ToDaemon::Create { id: SandboxId(id), scratch: 0 });
+    }
+    let mut sandboxes: Vec<_> = (0..1000).map(|_| daemon.parked()).collect();
+    println!("memory of each: {} bytes", memory_of_each(&daemon));
+    let function = sandboxes.remove(500).activate(&daemon.run, LIMITS);
+    assert_eq!(function.get("/").unwrap(), "hello");
+    daemon.end();
+}
+
+/// Charged to the group of all, kernel memory included, a sandbox.
+fn memory_of_each(daemon: &Daemon) -> u64 {
+    let root = std::path::Path::new("/sys/fs/cgroup");
+    let file = if is_v2() { "memory.current" } else { "memory.usage_in_bytes" };
+    let root = if is_v2() { root.to_owned() } else { root.join("memory") };
+    let text = std::fs::read_to_string(root.join(daemon.run.cgroup()).join(file)).unwrap();
+    text.trim().parse::<u64>().unwrap() / 1000
+}
+
+#[test]
+#[ignore = "takes half a minute"]
 fn a_thousand_creations_sixteen_at_a_time_all_succeed() {
     create_and_remove(1000, 16);
 }
@@ -107,6 +130,7 @@ fn create_and_remove(count: u64, at_once: u64) {
     let mut daemon = Daemon::start_in(Run::new(), 2);
     let mut next = 0;
     let mut gone = 0;
+    let begun = std::time::Instant::now();
     while gone < count {
         while next < count && next - gone < at_once {
             daemon.tell(&ToDaemon::Create { id: SandboxId(next), scratch: 0 });
@@ -118,5 +142,6 @@ fn create_and_remove(count: u64, at_once: u64) {
             other => panic!("{other:?}"),
         }
     }
+    println!("{count} made and removed in {:?}", begun.elapsed());
     daemon.end();
 }

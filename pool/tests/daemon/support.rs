@@ -37,7 +37,7 @@ impl Run {
         let id = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let state_root = std::env::temp_dir().join(format!("baton-test-{id}"));
         drop(RunLock::claim(&state_root, "run").unwrap());
-        Run { cgroup_root: format!("baton/test-{id}"), state_root }
+        Run { cgroup_root: format!("baton-test-{id}"), state_root }
     }
 
     pub(crate) fn cgroup(&self) -> String {
@@ -72,9 +72,7 @@ impl Run {
     pub(crate) fn clean(&self) {
         let (_, failed) = sweep(&self.state_root, &self.cgroup_root);
         assert!(failed.is_empty(), "{failed:?}");
-        for directory in self.cgroup_directories() {
-            fs::remove_dir(directory).unwrap();
-        }
+        assert_eq!(self.cgroup_directories(), <[PathBuf; 0]>::default());
         let _ = fs::remove_dir_all(&self.state_root);
     }
 }
