@@ -319,8 +319,13 @@ fn rewrite(
         .map_err(|_| Problem::new(Kind::BadRequest, "the request's target is not a path"))?;
     let authority = uri.authority().and_then(|a| HeaderValue::from_str(a.as_str()).ok());
     *request.uri_mut() = target;
+    // An HTTP/1 request without either length has no body; a function is told so in plain words.
+    let bodiless = hyper::body::Body::is_end_stream(request.body()) && !request.method().is_safe();
     let headers = request.headers_mut();
     strip_hop_by_hop(headers);
+    if bodiless && !headers.contains_key(header::CONTENT_LENGTH) {
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
     if let Some(host) = authority {
         headers.insert(header::HOST, host);
     } else if !headers.contains_key(header::HOST) {

@@ -41,6 +41,17 @@ pub enum Misuse {
         /// The function.
         function: String,
     },
+    /// The host cannot reach its own sockets.
+    #[error(
+        "the state directory lies below {}, which user {uid}, as whom the host runs, cannot enter; choose another with --state-dir",
+        closed.display()
+    )]
+    StateDir {
+        /// The directory that is closed.
+        closed: PathBuf,
+        /// The host's user.
+        uid: u32,
+    },
     /// The certificate or its key cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
