@@ -1,7 +1,8 @@
 set shell := ["bash", "-euo", "pipefail", "-c"]
 
 export PATH := justfile_directory() / ".tools/bin" + ":" + env("PATH")
-target := env("CARGO_TARGET_DIR", "target")
+# What is built is found in target/, whatever the caller's environment says.
+export CARGO_TARGET_DIR := justfile_directory() / "target"
 
 # What can be done here
 [private]
@@ -26,7 +27,7 @@ demo: build
 
 # Serve demo.toml until Ctrl-C
 serve: build
-    {{ target }}/release/baton serve --config demo.toml
+    target/release/baton serve --config demo.toml
 
 # Everything that CI runs, the quick checks first
 test: setup format deny functions lint documentation
@@ -53,7 +54,7 @@ lint:
 # The same for what only a component build compiles; Debian's compiler has no clippy
 [private]
 lint-components:
-    cargo clippy --profile function --locked --target wasm32-wasip2 --target-dir {{ target }}/guest \
+    cargo clippy --profile function --locked --target wasm32-wasip2 --target-dir target/guest \
         --package baton-function --package raw --package misbehaving --all-features -- --deny warnings
 
 # The documentation of every package, warnings being errors

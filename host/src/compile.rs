@@ -1,5 +1,6 @@
 //! `baton compile`: a component's machine code ahead of time.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -7,6 +8,7 @@ use sha2::{Digest, Sha256};
 
 use crate::cli::CompileArguments;
 use crate::wasm::{Cache, Key, compiler, hex};
+use crate::{manifest, supervisor};
 
 /// Compiles a component to a file or into the cache, and says where it went.
 ///
@@ -44,8 +46,17 @@ fn into_cache(
     wasm: &[u8],
     code: &[u8],
 ) -> anyhow::Result<()> {
-    let cache = Cache::new(dir.to_owned(), u64::MAX);
-    let key = Key::new(engine, &hex(&Sha256::digest(wasm)));
-    cache.store(&key, code)?;
+    let host = manifest::Host {
+        cache: manifest::Cache { dir: dir.to_owned(), ..manifest::Cache::default() },
+        ..manifest::Host::default()
+    };
+    let opened = supervisor::open_cache(&host)
+        .with_context(|| format!("cannot use the cache at {}", dir.display()))?;
+    let cache = Cache::new(dir.to_owned(), host.cache.size.0);
+    let stored = cache.store(&Key::new(engine, &hex(&Sha256::digest(wasm))), code)?;
+    // The host, which maps it, is the one that owns the directory.
+    let owner = std::fs::File::from(opened).metadata()?;
+    std::os::unix::fs::chown(&stored, Some(owner.uid()), Some(owner.gid()))
+        .with_context(|| format!("cannot give {} to the host's user", stored.display()))?;
     Ok(())
 }

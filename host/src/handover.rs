@@ -20,8 +20,15 @@ use crate::manifest::{self, Manifest};
 /// From the supervisor to the host.
 #[derive(Debug, Serialize, Deserialize)]
 enum Message {
-    /// First. Descriptors: the listeners in the manifest's order, the administration's, the cache.
-    Begin { manifest: Box<Manifest>, functions: usize, cache: bool, sandboxes: Option<Sandboxes> },
+    /// First. Descriptors: the listeners in the manifest's order, the administration's, the
+    /// certificate and the key, the cache.
+    Begin {
+        manifest: Box<Manifest>,
+        functions: usize,
+        cache: bool,
+        tls: bool,
+        sandboxes: Option<Sandboxes>,
+    },
     /// One for each function. Descriptors: the component, the native build.
     Function {
         spec: Box<manifest::Function>,
@@ -75,6 +82,28 @@ pub struct Artifact {
     pub digest: String,
 }
 
+/// Sealed copies of a certificate chain and its key, both PEM.
+#[derive(Debug)]
+pub struct TlsFiles {
+    /// The chain.
+    pub certificate: OwnedFd,
+    /// The key.
+    pub key: OwnedFd,
+}
+
+/// The whole of a sealed file, whatever its offset.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn read_sealed(file: &OwnedFd) -> io::Result<Vec<u8>> {
+    use std::io::{Read as _, Seek as _};
+    let mut file = std::fs::File::from(file.try_clone()?);
+    file.rewind()?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 /// Everything that a host starts with.
 #[derive(Debug)]
 pub struct Handover {
@@ -86,6 +115,8 @@ pub struct Handover {
     pub listeners: Vec<OwnedFd>,
     /// The listening socket for administration.
     pub admin: OwnedFd,
+    /// The certificate and its key.
+    pub tls: Option<TlsFiles>,
     /// The directory of compiled components.
     pub cache: Option<OwnedFd>,
     /// Where sandboxes' sockets go, when there are sandboxes.
@@ -103,6 +134,8 @@ pub struct Outgoing<'a> {
     pub listeners: &'a [OwnedFd],
     /// The listening socket for administration.
     pub admin: &'a OwnedFd,
+    /// The certificate and its key.
+    pub tls: Option<&'a TlsFiles>,
     /// The directory of compiled components.
     pub cache: Option<&'a OwnedFd>,
     /// Where sandboxes' sockets go.
@@ -117,11 +150,15 @@ impl Outgoing<'_> {
     pub fn send(&self, socket: &OwnedFd) -> io::Result<()> {
         let mut fds: Vec<BorrowedFd<'_>> = self.listeners.iter().map(AsFd::as_fd).collect();
         fds.push(self.admin.as_fd());
+        if let Some(tls) = self.tls {
+            fds.extend([tls.certificate.as_fd(), tls.key.as_fd()]);
+        }
         fds.extend(self.cache.map(AsFd::as_fd));
         let begin = Message::Begin {
             manifest: Box::new(Manifest { functions: Vec::new(), ..self.manifest.clone() }),
             functions: self.functions.len(),
             cache: self.cache.is_some(),
+            tls: self.tls.is_some(),
             sandboxes: self.sandboxes.cloned(),
         };
         protocol::send(socket, &begin, &fds)?;
@@ -160,16 +197,21 @@ impl Handover {
     /// When the supervisor has ended or speaks another version.
     pub fn receive(socket: &OwnedFd) -> io::Result<Self> {
         let (message, mut fds) = expect(socket)?;
-        let Message::Begin { manifest, functions, cache, sandboxes } = message else {
+        let Message::Begin { manifest, functions, cache, tls, sandboxes } = message else {
             return Err(unexpected(&message));
         };
         let cache = cache.then(|| take(&mut fds)).transpose()?;
-        // `take` gives the last one: the cache was sent last, before it the administration's.
+        // `take` gives the last one: what was sent last comes first.
+        let tls = match tls {
+            true => Some((take(&mut fds)?, take(&mut fds)?)),
+            false => None,
+        };
+        let tls = tls.map(|(key, certificate)| TlsFiles { certificate, key });
         let admin = take(&mut fds)?;
         let listeners = fds.into();
         let functions = (0..functions).map(|_| Deployment::receive(socket));
         let functions = functions.collect::<io::Result<_>>()?;
-        Ok(Self { manifest: *manifest, functions, listeners, admin, cache, sandboxes })
+        Ok(Self { manifest: *manifest, functions, listeners, admin, tls, cache, sandboxes })
     }
 }
 

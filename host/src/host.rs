@@ -19,9 +19,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::access::AccessLog;
-use crate::admin;
 use crate::function::Function;
-use crate::handover::{Artifact, Deployment, Handover, Update, Updates};
+use crate::handover::{Artifact, Deployment, Handover, Update, Updates, read_sealed};
 use crate::load::{Code, Loader};
 use crate::manifest::{self, Manifest};
 use crate::native::Sandboxing;
@@ -29,6 +28,7 @@ use crate::observer::Observer;
 use crate::route::Routes;
 use crate::server::{self, Server};
 use crate::wasm::{Engine, Slots};
+use crate::{admin, tls};
 
 /// Instances that the engine's pool holds at most, whatever the functions' limits add up to.
 const INSTANCES_MAX: usize = 1_000;
@@ -106,8 +106,13 @@ pub async fn run(
         let loader = Arc::clone(&loader);
         host.tasks.spawn_blocking(move || load(&loader, &function, &code));
     }
+    let tls = handover.tls.as_ref().map(|files| {
+        let (certificate, key) = (read_sealed(&files.certificate)?, read_sealed(&files.key)?);
+        anyhow::Ok(tls::acceptor(&certificate, &key)?)
+    });
+    let server = Server::new(Arc::clone(&host), &bounds, tls.transpose()?);
     let admin = admin::start(Arc::clone(&host), handover.admin)?;
-    let serving = server::start(&Server::new(Arc::clone(&host), &bounds), handover.listeners)?;
+    let serving = server::start(&server, handover.listeners)?;
     until_told_to_stop(&host, Updates::new(control)?).await?;
 
     tracing::info!(grace = ?bounds.grace, "draining");

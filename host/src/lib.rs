@@ -30,5 +30,7 @@ pub mod route;
 pub mod server;
 pub mod service;
 pub mod supervisor;
+pub mod supported;
 pub mod tier;
+pub mod tls;
 pub mod wasm;

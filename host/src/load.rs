@@ -1,7 +1,6 @@
 //! Components on their way into memory: from the cache, or by the compiler.
 
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -9,7 +8,7 @@ use wasmtime::component::Component;
 
 use crate::egress::Egress;
 use crate::function::Loaded;
-use crate::handover::Artifact;
+use crate::handover::{Artifact, read_sealed};
 use crate::manifest::Function;
 use crate::wasm::{Cache, Engine, Key, Line, LineSink, LoadError, Program, Settings, Source};
 
@@ -55,7 +54,7 @@ impl Loader {
 
     fn trusted(&self, artifact: &Artifact) -> Result<Component, LoadError> {
         let fail = |error: String| LoadError::Precompiled(error);
-        let code = read(&artifact.file).map_err(|error| fail(error.to_string()))?;
+        let code = read_sealed(&artifact.file).map_err(|error| fail(error.to_string()))?;
         #[expect(unsafe_code, reason = "the person who started Baton vouched for this file")]
         // SAFETY: `--allow-precompiled` says that the file comes from `baton compile`; Wasmtime
         // checks its version and settings, and the copy is sealed.
@@ -74,7 +73,8 @@ impl Loader {
             }
         }
         let fail = |error: wasmtime::Error| LoadError::Compile(format!("{error:#}"));
-        let wasm = read(&artifact.file).map_err(|error| LoadError::Compile(error.to_string()))?;
+        let wasm =
+            read_sealed(&artifact.file).map_err(|error| LoadError::Compile(error.to_string()))?;
         let component = Component::from_binary(engine, &wasm).map_err(fail)?;
         if let Some((cache, _)) = &self.cache {
             let code = component.serialize().map_err(fail)?;
@@ -97,16 +97,6 @@ pub enum Code {
 
 fn warn(error: &(dyn std::error::Error + 'static)) {
     tracing::warn!(error, "components are compiled anew at each start");
-}
-
-/// The whole of a sealed file, whatever its offset.
-fn read(file: &OwnedFd) -> io::Result<Vec<u8>> {
-    use std::io::{Read as _, Seek as _};
-    let mut file = std::fs::File::from(file.as_fd().try_clone_to_owned()?);
-    file.rewind()?;
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 /// A function's output goes to the host's own log, bound to function, tier and trace.

@@ -9,7 +9,7 @@ use baton::cli::{Cli, Command, HostArguments};
 use baton::handover::Handover;
 use baton::manifest::{Faults, Manifest};
 use baton::supervisor::{self, PoolArguments};
-use baton::{compile, doctor, host};
+use baton::{compile, doctor, host, supported};
 use clap::Parser as _;
 use nix::sys::signal::SigSet;
 
@@ -40,6 +40,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         }
         Command::Check(arguments) => {
             let manifest = Manifest::read(&arguments.config)?;
+            supported::check(&manifest)?;
             artifact::check(&manifest, arguments.precompiled())?;
             let functions = manifest.functions.len();
             answer(&format!("{}: {functions} functions, no faults", arguments.config.display()));
@@ -63,6 +64,7 @@ fn serve(
     precompiled: Precompiled,
     places: &supervisor::Places,
 ) -> anyhow::Result<()> {
+    supported::check(&manifest)?;
     let components = artifact::check(&manifest, precompiled)?;
     supervisor::run(manifest, &components, places)
 }

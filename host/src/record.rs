@@ -21,6 +21,16 @@ pub struct Peer {
     pub client: Option<SocketAddr>,
     /// The address that it reached; `None` on a Unix socket.
     pub server: Option<SocketAddr>,
+    /// Whether it came over TLS.
+    pub secure: bool,
+}
+
+impl Peer {
+    /// `http` or `https`.
+    #[must_use]
+    pub fn scheme(&self) -> &'static str {
+        if self.secure { "https" } else { "http" }
+    }
 }
 
 /// The sandbox that a request was forwarded to.
@@ -251,7 +261,7 @@ impl Record {
         if method == "_OTHER" {
             say(attribute::HTTP_REQUEST_METHOD_ORIGINAL, self.method.as_str().to_owned().into());
         }
-        say(attribute::URL_SCHEME, "http".into());
+        say(attribute::URL_SCHEME, self.peer.scheme().into());
         say(attribute::URL_PATH, self.uri.path().to_owned().into());
         if let Some(query) = self.uri.query() {
             say(attribute::URL_QUERY, query.to_owned().into());

@@ -6,33 +6,60 @@
 //! ```
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname};
-use std::os::fd::AsRawFd;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
 use crate::host::Host;
 use crate::manifest;
 use crate::record::Peer;
-use crate::service;
+use crate::{service, tls};
 
 /// How long to wait before accepting again when the process is out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What an HTTP/2 client sends first (RFC 9113, section 3.4), as far as it tells it from HTTP/1.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0";
+
+/// Streams at once on one HTTP/2 connection.
+const STREAMS: u32 = 256;
+
+/// How long to wait for the rest of a preface that came in pieces.
+const PREFACE_PAUSE: Duration = Duration::from_millis(5);
 
 /// How connections are served.
 pub struct Server {
     host: Arc<Host>,
     connections: Arc<Semaphore>,
+    tls: Option<TlsAcceptor>,
+    header_timeout: Duration,
     http1: http1::Builder,
+    http2: http2::Builder<Streams>,
+}
+
+/// Runs the streams of HTTP/2 connections as the host's own tasks.
+#[derive(Clone)]
+struct Streams(TaskTracker);
+
+impl<F> hyper::rt::Executor<F> for Streams
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn execute(&self, stream: F) {
+        self.0.spawn(stream);
+    }
 }
 
 /// A listening socket of either kind.
@@ -60,21 +87,34 @@ impl Listener {
         Ok(Self::Tcp(TcpListener::from_std(listener)?))
     }
 
-    async fn accept(&self) -> io::Result<(Box<dyn Stream>, Peer)> {
+    async fn accept(&self) -> io::Result<(Socket, Peer)> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, client) = listener.accept().await?;
                 // Answers are written whole; waiting to fill a segment only delays them.
                 stream.set_nodelay(true)?;
                 let server = stream.local_addr().ok();
-                Ok((Box::new(stream), Peer { client: Some(client), server }))
+                let peer = Peer { client: Some(client), server, secure: false };
+                Ok((Socket::Tcp(stream), peer))
             }
             Self::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
-                Ok((Box::new(stream), Peer { client: None, server: None }))
+                Ok((Socket::Unix(stream), Peer { client: None, server: None, secure: false }))
             }
         }
     }
+}
+
+/// A client's connection before its protocol is known.
+enum Socket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// A client's connection that speaks HTTP.
+enum Spoken {
+    Http1(Box<dyn Stream>),
+    Http2(Box<dyn Stream>),
 }
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -84,7 +124,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 impl Server {
     /// A server with the bounds of the manifest.
     #[must_use]
-    pub fn new(host: Arc<Host>, bounds: &manifest::Host) -> Arc<Self> {
+    pub fn new(host: Arc<Host>, bounds: &manifest::Host, tls: Option<TlsAcceptor>) -> Arc<Self> {
         let mut http1 = http1::Builder::new();
         // Our own bound on the head answers with a problem document, so it lies below the parser's.
         let buffer = host.headers_max.saturating_mul(2).max(64 << 10);
@@ -93,8 +133,20 @@ impl Server {
             .header_read_timeout(bounds.header_timeout)
             .max_buf_size(buffer)
             .half_close(false);
+        let mut http2 = http2::Builder::new(Streams(host.tasks.clone()));
+        http2
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS)
+            .max_header_list_size(u32::try_from(buffer).unwrap_or(u32::MAX));
         let connections = bounds.max_connections.min(Semaphore::MAX_PERMITS);
-        Arc::new(Self { host, connections: Arc::new(Semaphore::new(connections)), http1 })
+        Arc::new(Self {
+            host,
+            connections: Arc::new(Semaphore::new(connections)),
+            tls,
+            header_timeout: bounds.header_timeout,
+            http1,
+            http2,
+        })
     }
 
     /// Accepts on `listener` until the host drains.
@@ -132,34 +184,85 @@ impl Server {
         Ok((place, stream, peer))
     }
 
-    async fn serve(
-        self: Arc<Self>,
-        stream: Box<dyn Stream>,
-        peer: Peer,
-        _place: OwnedSemaphorePermit,
-    ) {
+    async fn serve(self: Arc<Self>, socket: Socket, mut peer: Peer, _place: OwnedSemaphorePermit) {
+        peer.secure = self.tls.is_some() && matches!(socket, Socket::Tcp(_));
+        let spoken = match tokio::time::timeout(self.header_timeout, self.agree(socket)).await {
+            Ok(Ok(spoken)) => spoken,
+            // Clients that leave, dally or speak badly are their own affair.
+            Ok(Err(error)) => return tracing::debug!(%error, "a connection ended before its start"),
+            Err(_) => return tracing::debug!("a connection took too long to say anything"),
+        };
         let host = Arc::clone(&self.host);
         let peer = Arc::new(peer);
         let service = service_fn(move |request| {
             service::serve(Arc::clone(&host), Arc::clone(&peer), request)
         });
-        let connection = self.http1.serve_connection(TokioIo::new(stream), service).with_upgrades();
-        let mut connection = std::pin::pin!(connection);
-        let ended = tokio::select! {
-            ended = connection.as_mut() => ended,
-            () = self.host.draining.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
+        let draining = self.host.draining.cancelled();
+        let ended = match spoken {
+            Spoken::Http1(stream) => {
+                let connection = self.http1.serve_connection(TokioIo::new(stream), service);
+                let mut connection = pin!(connection.with_upgrades());
+                tokio::select! {
+                    ended = connection.as_mut() => ended,
+                    () = draining => {
+                        connection.as_mut().graceful_shutdown();
+                        connection.await
+                    }
+                }
+            }
+            Spoken::Http2(stream) => {
+                let mut connection =
+                    pin!(self.http2.serve_connection(TokioIo::new(stream), service));
+                tokio::select! {
+                    ended = connection.as_mut() => ended,
+                    () = draining => {
+                        connection.as_mut().graceful_shutdown();
+                        connection.await
+                    }
+                }
             }
         };
         if let Err(error) = ended {
-            // Clients that leave or speak badly are their own affair.
             tracing::debug!(error = &error as &dyn std::error::Error, "a connection ended early");
+        }
+    }
+
+    /// Finds out what a client speaks: by ALPN under TLS, by prior knowledge without.
+    async fn agree(&self, socket: Socket) -> io::Result<Spoken> {
+        match (socket, &self.tls) {
+            (Socket::Unix(stream), _) => Ok(Spoken::Http1(Box::new(stream))),
+            (Socket::Tcp(stream), None) => {
+                let http2 = has_preface(&stream).await?;
+                let stream = Box::new(stream);
+                Ok(if http2 { Spoken::Http2(stream) } else { Spoken::Http1(stream) })
+            }
+            (Socket::Tcp(stream), Some(tls)) => {
+                let stream = tls.accept(stream).await?;
+                let http2 = stream.get_ref().1.alpn_protocol() == Some(tls::H2);
+                let stream = Box::new(stream);
+                Ok(if http2 { Spoken::Http2(stream) } else { Spoken::Http1(stream) })
+            }
         }
     }
 }
 
-type Accepted = io::Result<(OwnedSemaphorePermit, Box<dyn Stream>, Peer)>;
+/// Whether the first bytes of a connection, which are left in it, are HTTP/2's.
+async fn has_preface(stream: &TcpStream) -> io::Result<bool> {
+    let mut first = [0; PREFACE.len()];
+    loop {
+        let seen = stream.peek(&mut first).await?;
+        if seen == 0 || !PREFACE.starts_with(first.get(..seen).unwrap_or_default()) {
+            return Ok(false);
+        }
+        if seen == PREFACE.len() {
+            return Ok(true);
+        }
+        // The rest of so few bytes comes at once or never; the caller bounds the wait.
+        tokio::time::sleep(PREFACE_PAUSE).await;
+    }
+}
+
+type Accepted = io::Result<(OwnedSemaphorePermit, Socket, Peer)>;
 
 /// What a future has ready at its first poll.
 async fn now<T>(future: impl Future<Output = T>) -> Option<T> {

@@ -192,8 +192,9 @@ async fn run_component(
     record.enter(Phase::Instantiate);
     record.pass_on(request.headers_mut());
     let traceparent = request.headers().get(baton_otel::context::TRACEPARENT).cloned();
+    let scheme = if record.peer.secure { Scheme::Https } else { Scheme::Http };
     let trace_id: Arc<str> = record.context.trace_id.to_string().into();
-    let mut call = loaded.program.start(request, Scheme::Http, &trace_id, traceparent);
+    let mut call = loaded.program.start(request, scheme, &trace_id, traceparent);
     let head = call.head().await;
     if let Some(instantiated) = call.instantiated() {
         record.phases.enter(Phase::Handle, instantiated);
@@ -318,8 +319,13 @@ fn rewrite(
         .map_err(|_| Problem::new(Kind::BadRequest, "the request's target is not a path"))?;
     let authority = uri.authority().and_then(|a| HeaderValue::from_str(a.as_str()).ok());
     *request.uri_mut() = target;
+    // An HTTP/1 request without either length has no body; a function is told so in plain words.
+    let bodiless = hyper::body::Body::is_end_stream(request.body()) && !request.method().is_safe();
     let headers = request.headers_mut();
     strip_hop_by_hop(headers);
+    if bodiless && !headers.contains_key(header::CONTENT_LENGTH) {
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
     if let Some(host) = authority {
         headers.insert(header::HOST, host);
     } else if !headers.contains_key(header::HOST) {
@@ -335,7 +341,7 @@ fn rewrite(
     if let Some(host) = headers.get(header::HOST).cloned() {
         headers.insert(X_FORWARDED_HOST, host);
     }
-    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(record.peer.scheme()));
     if prefix > 0
         && let Ok(prefix) = prefix_value
     {

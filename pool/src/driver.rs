@@ -201,7 +201,7 @@ async fn receive(daemon: Option<&AsyncFd<OwnedFd>>) -> io::Result<(FromDaemon, V
     let Some(daemon) = daemon else { return std::future::pending().await };
     loop {
         let mut ready = daemon.readable().await?;
-        if let Ok(received) = ready.try_io(|socket| protocol::receive(socket)) {
+        if let Ok(received) = ready.try_io(protocol::receive) {
             return received?.ok_or_else(|| ErrorKind::UnexpectedEof.into());
         }
     }

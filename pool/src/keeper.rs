@@ -10,11 +10,12 @@ use crate::activation::{Activating, Parked, Start, StartFailure};
 use crate::client::{PoolEvent, Shared};
 use crate::lease::{Endpoint, Phase};
 use crate::output::{Stream, lines};
+use crate::pause::Pauses;
 use crate::protocol::SandboxId;
 use crate::readiness::watch;
 use crate::schedule::{Event, FunctionId};
 use crate::spec::FunctionSpec;
-use crate::warm::Backlog;
+use crate::warm::{Backlog, inode};
 use std::error::Error;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, OwnedFd};
@@ -27,9 +28,8 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 
-/// How long to wait before the second look at a backlog, and between two looks at most. The timer
-/// knows no less than a millisecond.
-const LOOK: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
+/// How long to wait before the second look at a backlog, and between two looks at most.
+const LOOK: (Duration, Duration) = (Duration::from_micros(250), Duration::from_millis(20));
 
 #[derive(Debug, thiserror::Error)]
 enum StartError {
@@ -48,7 +48,8 @@ enum StartError {
 /// A function that was executed.
 struct Process {
     pidfd: AsyncFd<OwnedFd>,
-    backlog: Option<Backlog>,
+    /// Of its listener.
+    inode: u32,
     stdout: pipe::Receiver,
     stderr: pipe::Receiver,
 }
@@ -77,7 +78,7 @@ impl<C: Send + 'static> Keeper<C> {
         match self.start(parked).await {
             Ok(process) => {
                 tokio::join!(
-                    self.watch(process.pidfd, process.backlog),
+                    self.watch(process.pidfd, process.inode),
                     self.relay(process.stdout, Stream::Stdout),
                     self.relay(process.stderr, Stream::Stderr),
                 );
@@ -91,9 +92,7 @@ impl<C: Send + 'static> Keeper<C> {
         let cannot_listen = |source| StartError::Listen { path: self.path.clone(), source };
         let listener = UnixListener::bind(&self.path).map_err(cannot_listen)?;
         let first = UnixStream::connect(&self.path).await.map_err(cannot_listen)?;
-        let backlog = Backlog::of(&listener)
-            .inspect_err(|error| tracing::warn!(%error, "no socket diagnostics"))
-            .ok();
+        let inode = inode(&listener).map_err(StartError::Watch)?;
         let (stdout, stdout_writer) = output_pipe().map_err(StartError::Pipe)?;
         let (stderr, stderr_writer) = output_pipe().map_err(StartError::Pipe)?;
         let activating = parked
@@ -127,16 +126,20 @@ impl<C: Send + 'static> Keeper<C> {
             }
         });
         let pidfd = watch(pidfd, Interest::READABLE).map_err(StartError::Watch)?;
-        Ok(Process { pidfd, backlog, stdout, stderr })
+        Ok(Process { pidfd, inode, stdout, stderr })
     }
 
-    async fn watch(&self, pidfd: AsyncFd<OwnedFd>, backlog: Option<Backlog>) {
+    async fn watch(&self, pidfd: AsyncFd<OwnedFd>, inode: u32) {
         let began = SystemTime::now();
         let died = async || pidfd.readable().await.map(drop);
         tokio::select! {
             biased;
             _ = died() => {}
-            () = accepted(backlog.as_ref()) => {
+            looked = accepted(inode) => {
+                if let Err(error) = looked {
+                    // Then exec has to do: the backlog absorbs the rest.
+                    tracing::warn!(%error, "cannot see whether a function accepts");
+                }
                 self.shared.accepted(self.id, Phase {
                     name: "ready".to_owned(),
                     start: began,
@@ -179,22 +182,19 @@ async fn executed(activating: Activating) -> Result<OwnedFd, StartError> {
     }
 }
 
-/// Waits until the connection made before the start has left the backlog. Where the kernel does
-/// not tell, exec has to do: the backlog absorbs the rest.
-async fn accepted(backlog: Option<&Backlog>) {
-    let Some(backlog) = backlog else { return };
+/// Waits until the connection made before the start has left the backlog.
+async fn accepted(inode: u32) -> io::Result<()> {
+    let (backlog, pauses) = (Backlog::of(inode)?, Pauses::new()?);
     let (mut pause, longest) = LOOK;
     loop {
         match backlog.len() {
-            Ok(0) => return,
+            Ok(0) => return Ok(()),
             Ok(_) => {}
+            // It closed its listener; perhaps its end is about to be seen.
             Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => {
-                tracing::warn!(%error, "no socket diagnostics");
-                return;
-            }
+            Err(error) => return Err(error),
         }
-        tokio::time::sleep(pause).await;
+        pauses.pause(pause).await?;
         pause = longest.min(pause * 2);
     }
 }

@@ -12,6 +12,7 @@ mod keeper;
 pub mod lease;
 pub mod lifecycle;
 pub mod output;
+mod pause;
 pub mod protocol;
 mod readiness;
 pub mod reason;

@@ -768,45 +768,59 @@ impl Schedule {
         }
     }
 
-    /// Has sandboxes made: first those that a start needs, then those to be kept ready.
+    /// Has sandboxes made: first those that starts need, oldest first, then those to be kept ready.
+    /// None takes memory that a start before it waits for, or the two would take turns for ever.
     fn refill(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         if let Some(until) = self.creation.paused(now) {
             return self.wake_by(until);
         }
-        let queued: Vec<Policy> = self
-            .starts
-            .iter()
-            .filter_map(|start| self.functions.get(&start.function))
-            .map(|function| function.policy)
-            .collect();
-        let mut needed: BTreeMap<u64, usize> = BTreeMap::new();
-        for policy in &queued {
-            *needed.entry(policy.scratch).or_default() += 1;
-        }
-        for (scratch, count) in needed {
-            while self.lacks(scratch, count) {
-                match self.make_room(now, PARKED_MEMORY, None, effects) {
-                    Room::Free => self.create(now, scratch, effects),
+        let mut stock = self.stock();
+        let mut owed: u64 = 0;
+        for policy in self.queued() {
+            let ready = stock.entry(policy.scratch).or_default();
+            if *ready > 0 {
+                *ready -= 1;
+            } else if self.creating >= self.bounds.creating_max {
+                return;
+            } else {
+                let room = match owed {
+                    0 => self.make_room(now, PARKED_MEMORY, None, effects),
+                    _ if self.free() >= owed.saturating_add(PARKED_MEMORY) => Room::Free,
+                    _ => return,
+                };
+                match room {
+                    Room::Free => self.create(now, policy.scratch, effects),
                     Room::Coming => return,
                     Room::None => return self.forget_unwaited(),
                 }
             }
+            owed = owed.saturating_add(policy.memory.saturating_sub(PARKED_MEMORY));
         }
-        // What is kept ready never takes memory that a queued start waits for.
-        let owed: u64 = queued.iter().map(|policy| policy.memory).sum();
-        let enough = owed.saturating_add(PARKED_MEMORY);
-        while self.lacks(0, self.parked_target(0)) && self.free() >= enough {
+        let mut kept = stock.get(&0).copied().unwrap_or_default();
+        while kept < self.bounds.parked
+            && self.creating < self.bounds.creating_max
+            && self.free() >= owed.saturating_add(PARKED_MEMORY)
+        {
             self.create(now, 0, effects);
+            kept += 1;
         }
     }
 
-    /// Fewer than `target` of this scratch size are parked or on the way, and one more may be made.
-    fn lacks(&self, scratch: u64, target: usize) -> bool {
-        let generic = |sandbox: &&Sandbox| {
-            matches!(sandbox.state, State::Creating | State::Parked) && sandbox.scratch == scratch
-        };
-        self.creating < self.bounds.creating_max
-            && self.sandboxes.values().filter(generic).count() < target
+    /// Sandboxes without a function, there or on the way, by scratch size.
+    fn stock(&self) -> BTreeMap<u64, usize> {
+        let mut stock = BTreeMap::new();
+        for sandbox in self.sandboxes.values() {
+            if matches!(sandbox.state, State::Creating | State::Parked) {
+                *stock.entry(sandbox.scratch).or_default() += 1;
+            }
+        }
+        stock
+    }
+
+    /// Whose starts wait, oldest first.
+    fn queued(&self) -> Vec<Policy> {
+        let policy = |start: &Start| Some(self.functions.get(&start.function)?.policy);
+        self.starts.iter().filter_map(policy).collect()
     }
 
     fn create(&mut self, now: Instant, scratch: u64, effects: &mut Vec<Effect>) {

@@ -25,10 +25,14 @@ pub(crate) struct Backlog {
     inode: u32,
 }
 
+/// The number by which socket diagnostics know `listener`, also once it is closed here.
+pub(crate) fn inode(listener: impl AsFd) -> io::Result<u32> {
+    u32::try_from(rustix::fs::fstat(listener)?.st_ino).map_err(io::Error::other)
+}
+
 impl Backlog {
-    /// Of `listener`, which may be closed here afterwards.
-    pub(crate) fn of(listener: impl AsFd) -> io::Result<Backlog> {
-        let inode = u32::try_from(rustix::fs::fstat(listener)?.st_ino).map_err(io::Error::other)?;
+    /// Of the listener with this inode.
+    pub(crate) fn of(inode: u32) -> io::Result<Backlog> {
         let diagnostics = rustix::net::socket_with(
             AddressFamily::NETLINK,
             SocketType::RAW,
@@ -91,7 +95,7 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use super::Backlog;
+    use super::{Backlog, inode};
     use std::io::ErrorKind;
     use std::os::unix::net::{UnixListener, UnixStream};
 
@@ -100,7 +104,7 @@ mod tests {
         let directory = std::env::temp_dir();
         let path = directory.join(format!("baton-backlog-{}.sock", std::process::id()));
         let listener = UnixListener::bind(&path).unwrap();
-        let backlog = Backlog::of(&listener).unwrap();
+        let backlog = Backlog::of(inode(&listener).unwrap()).unwrap();
         assert_eq!(backlog.len().unwrap(), 0);
         let _streams = [UnixStream::connect(&path).unwrap(), UnixStream::connect(&path).unwrap()];
         std::fs::remove_file(&path).unwrap();

@@ -34,6 +34,7 @@ fn cases(function: &str) -> Vec<Case> {
             get("/%ff", 400),
             get("/Ada/Lovelace", 404),
             Case { method: Method::HEAD, ..get("/", 200) },
+            Case { method: Method::HEAD, ..get("/Ada/Lovelace", 404) },
             Case { method: Method::DELETE, ..get("/", 405) },
             post("", 200),
             post("echo", 200),
@@ -80,7 +81,12 @@ const HEADERS: [header::HeaderName; 4] =
     [header::CONTENT_TYPE, header::CONTENT_LENGTH, header::ALLOW, header::LOCATION];
 
 async fn ask(address: &Address, case: &Case) -> Response<Bytes> {
-    let request = Request::builder()
+    let mut request = Request::builder();
+    if case.method == Method::POST {
+        // Said even when it is 0: a component sees the headers only, and not that nothing followed.
+        request = request.header(header::CONTENT_LENGTH, case.body.len());
+    }
+    let request = request
         .method(&case.method)
         .uri(case.path)
         .header(header::HOST, "function.test")

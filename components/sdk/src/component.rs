@@ -6,7 +6,7 @@
 use std::cell::Cell;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use tower::{Service, ServiceExt};
 use wasip2::exports::http::incoming_handler::{Guest, IncomingRequest, ResponseOutparam};
@@ -61,17 +61,37 @@ where
 {
     let responder = Responder::new(exchange.response);
     let failed = match try_from_incoming(exchange.request) {
-        Ok(request) => match service.oneshot(request.map(from_wasi)).await {
-            Ok(response) => {
-                let sent = responder.respond(response.map(into_wasi)).await;
-                return sent.map_err(|error| ServeError::Response(error.into()));
+        Ok(request) => {
+            let method = request.method().clone();
+            match service.oneshot(request.map(from_wasi)).await {
+                Ok(mut response) => {
+                    announce_length(&method, &mut response);
+                    return match responder.respond(response.map(into_wasi)).await {
+                        // It announced the length of what is never sent; hosts check that.
+                        Err(_) if method == Method::HEAD => Ok(()),
+                        sent => sent.map_err(|error| ServeError::Response(error.into())),
+                    };
+                }
+                Err(error) => wstd::http::Error::from_boxed(error.into()),
             }
-            Err(error) => wstd::http::Error::from_boxed(error.into()),
-        },
+        }
         Err(error) => error,
     };
     responder.fail(failed);
     Ok(())
+}
+
+/// Says how long a body of known length is, where the native server says so by itself.
+fn announce_length<B: http_body::Body>(method: &Method, response: &mut Response<B>) {
+    let status = response.status();
+    let bodiless = status.is_informational()
+        || [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&status);
+    if method == Method::HEAD || bodiless {
+        return;
+    }
+    if let Some(length) = response.body().size_hint().exact() {
+        response.headers_mut().entry(header::CONTENT_LENGTH).or_insert_with(|| length.into());
+    }
 }
 
 pub(crate) fn from_wasi(body: WasiBody) -> Body {

@@ -11,8 +11,9 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use sha2::{Digest, Sha256};
 
+use super::Misuse;
 use crate::artifact::Component;
-use crate::handover::{Artifact, Deployment};
+use crate::handover::{Artifact, Deployment, TlsFiles, read_sealed};
 use crate::manifest::{self, Manifest, NativeSource};
 use crate::wasm::hex;
 
@@ -55,6 +56,14 @@ fn deployment(
         precompiled: found == Some(&Component::Precompiled),
         native: native.map(|native| native.file),
     })
+}
+
+/// Sealed copies of the certificate and its key, which were found to fit each other.
+pub(super) fn tls(host: &manifest::Host) -> anyhow::Result<Option<TlsFiles>> {
+    let Some(tls) = &host.tls else { return Ok(None) };
+    let (certificate, key) = (seal(&tls.certificate)?.file, seal(&tls.key)?.file);
+    crate::tls::acceptor(&read_sealed(&certificate)?, &read_sealed(&key)?).map_err(Misuse::Tls)?;
+    Ok(Some(TlsFiles { certificate, key }))
 }
 
 /// A sealed copy of the file at `path`.
@@ -103,9 +112,9 @@ fn memory_file() -> io::Result<File> {
 
 /// The cache directory, made if need be and given to the host's user; without one, components are
 /// compiled at each start.
-pub(super) fn cache(host: &manifest::Host, privileged: bool) -> Option<OwnedFd> {
+pub(super) fn cache(host: &manifest::Host) -> Option<OwnedFd> {
     let dir = &host.cache.dir;
-    match open_cache(dir, host, privileged) {
+    match open_cache(host) {
         Ok(dir) => Some(dir),
         Err(error) => {
             tracing::warn!(
@@ -118,7 +127,13 @@ pub(super) fn cache(host: &manifest::Host, privileged: bool) -> Option<OwnedFd> 
     }
 }
 
-fn open_cache(dir: &Path, host: &manifest::Host, privileged: bool) -> anyhow::Result<OwnedFd> {
+/// The opened cache directory, made if need be and given to the host's user.
+///
+/// # Errors
+/// When it cannot be made, or somebody else can write it.
+pub fn open_cache(host: &manifest::Host) -> anyhow::Result<OwnedFd> {
+    let dir = host.cache.dir.as_path();
+    let privileged = nix::unistd::geteuid().is_root();
     if let Some(parent) = dir.parent() {
         std::fs::create_dir_all(parent)?;
     }

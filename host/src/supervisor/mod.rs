@@ -29,7 +29,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-pub use artifacts::{OpenError, seal};
+pub use artifacts::{OpenError, open_cache, seal};
 /// What was asked for cannot be done here: a matter of usage, not a failure.
 #[derive(Debug, thiserror::Error)]
 pub enum Misuse {
@@ -41,6 +41,20 @@ pub enum Misuse {
         /// The function.
         function: String,
     },
+    /// The host cannot reach its own sockets.
+    #[error(
+        "the state directory lies below {}, which user {uid}, as whom the host runs, cannot enter; choose another with --state-dir",
+        closed.display()
+    )]
+    StateDir {
+        /// The directory that is closed.
+        closed: PathBuf,
+        /// The host's user.
+        uid: u32,
+    },
+    /// The certificate or its key cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// A listener cannot be had.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -51,8 +65,9 @@ pub use listeners::BindError;
 pub use run_dir::RunDir;
 
 use crate::artifact::Component;
-use crate::handover::{self, Deployment, Outgoing, Sandboxes};
+use crate::handover::{self, Deployment, Outgoing, Sandboxes, TlsFiles};
 use crate::manifest::{Manifest, Policy};
+use crate::tls::TlsError;
 use child::Child;
 use listeners::Listeners;
 use signals::Signals;
@@ -94,13 +109,15 @@ pub fn run(
     let run_dir = RunDir::create(places)?;
     let listeners = Listeners::bind(&manifest.host).map_err(Misuse::Bind)?;
     let deployments = artifacts::open(&manifest, components)?;
-    let cache = artifacts::cache(&manifest.host, privileged);
+    let tls = artifacts::tls(&manifest.host)?;
+    let cache = artifacts::cache(&manifest.host);
     let with_pool = privileged && deployments.iter().any(|function| function.native.is_some());
     let sandboxes = with_pool.then(|| run_dir.sockets(&manifest.host)).transpose()?;
     listeners.announce(&manifest.host)?;
     let mut supervisor = Supervisor {
         manifest,
         deployments,
+        tls,
         cache,
         sandboxes: sandboxes.map(|sockets| Sandboxes { sockets }),
         listeners: Some(listeners),
@@ -130,6 +147,7 @@ fn require_sandboxes_where_needed(manifest: &Manifest, privileged: bool) -> anyh
 struct Supervisor {
     manifest: Manifest,
     deployments: Vec<Deployment>,
+    tls: Option<TlsFiles>,
     cache: Option<OwnedFd>,
     sandboxes: Option<Sandboxes>,
     /// `None` once the host drains: nobody else may hold the listening sockets then.
@@ -185,6 +203,7 @@ impl Supervisor {
             functions: &self.deployments,
             listeners: &listeners.functions,
             admin: &listeners.admin,
+            tls: self.tls.as_ref(),
             cache: self.cache.as_ref(),
             sandboxes: self.sandboxes.as_ref(),
         };

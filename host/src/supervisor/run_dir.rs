@@ -2,13 +2,13 @@
 
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, chown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use baton_pool::daemon::sweep::{RunLock, sweep};
 
-use super::Places;
+use super::{Misuse, Places};
 use crate::manifest;
 
 /// This run's directory; its lock is held while the supervisor lives.
@@ -51,6 +51,9 @@ impl RunDir {
     pub fn sockets(&self, host: &manifest::Host) -> anyhow::Result<PathBuf> {
         let sockets = self.path().join("s");
         let (uid, gid) = super::child::ids(&host.user)?;
+        if let Some(closed) = self.path().ancestors().find(|dir| !may_enter(dir, uid, gid)) {
+            return Err(Misuse::StateDir { closed: closed.to_owned(), uid }.into());
+        }
         DirBuilder::new().mode(0o700).create(&sockets)?;
         chown(&sockets, Some(uid), Some(gid))?;
         Ok(sockets)
@@ -78,6 +81,17 @@ impl RunDir {
         // The directory of all runs goes with the last one.
         let _ = fs::remove_dir(&places.state_dir);
     }
+}
+
+/// Whether a user may pass through a directory, by its owner, group and mode.
+fn may_enter(dir: &Path, uid: u32, gid: u32) -> bool {
+    let Ok(meta) = fs::metadata(dir) else { return true };
+    let execute = match () {
+        () if meta.uid() == uid => 0o100,
+        () if meta.gid() == gid => 0o010,
+        () => 0o001,
+    };
+    meta.mode() & execute != 0
 }
 
 fn clean(places: &Places) {

@@ -82,18 +82,19 @@ impl Cache {
     }
 
     /// Stores the machine code of a component, then removes the entries unused for longest until
-    /// the directory is within its bound.
+    /// the directory is within its bound. Answers the new file.
     ///
     /// # Errors
     /// When the directory cannot be written.
-    pub fn store(&self, key: &Key, code: &[u8]) -> Result<(), CacheError> {
+    pub fn store(&self, key: &Key, code: &[u8]) -> Result<PathBuf, CacheError> {
         let name = format!("{}-{}.cwasm", key.0, hex(&Sha256::digest(code)));
         let temporary = self.dir.join(format!(".{name}.{}", std::process::id()));
         write(&temporary, code)
             .and_then(|()| fs::rename(&temporary, self.dir.join(&name)))
             .inspect_err(|_| drop(fs::remove_file(&temporary)))
             .map_err(|source| self.error("write", source))?;
-        self.prune(&name).map_err(|source| self.error("prune", source))
+        self.prune(&name).map_err(|source| self.error("prune", source))?;
+        Ok(self.dir.join(name))
     }
 
     fn prune(&self, keep: &str) -> io::Result<()> {

@@ -1,0 +1,93 @@
+//! What the manifest can say and this version cannot do yet. It is refused rather than ignored: a
+//! limit or a guard that is written down and not kept would be worse than none.
+
+use crate::manifest::{
+    Faults, Function, Instances, KeepAlive, Listen, Manifest, Misfit, NativeSource, Policy,
+};
+
+/// Whether this version can serve everything that `manifest` asks for.
+///
+/// # Errors
+/// Every key that it cannot.
+pub fn check(manifest: &Manifest) -> Result<(), Faults> {
+    let faults = manifest.functions.iter().flat_map(|function| {
+        let key = move |key: &str| format!("function.{}.{key}", function.name);
+        unsupported(function).map(move |(name, what, expected)| {
+            let problem = format!("{what} is not in this version of Baton yet");
+            manifest.source.fault(key(name), Misfit::new(problem, expected))
+        })
+    });
+    manifest.source.faults(faults.collect()).map_or(Ok(()), Err)
+}
+
+type Row = (&'static str, &'static str, &'static str);
+
+fn unsupported(function: &Function) -> impl Iterator<Item = Row> {
+    let rows: [(bool, Row); 8] = [
+        (
+            matches!(function.native, Some(NativeSource::Rootfs { .. } | NativeSource::Image(_))),
+            ("native", "a root file system or an image", "a static executable"),
+        ),
+        (
+            function.listen != Listen::Inherited,
+            ("listen", "a socket that the function makes itself", "\"inherited\""),
+        ),
+        (
+            function.policy == Policy::Adaptive,
+            ("policy", "\"adaptive\"", "\"wasm\", \"native\" or \"hybrid\""),
+        ),
+        (
+            function.instances != Instances::Fresh,
+            ("instances", "the reuse of instances", "\"fresh\""),
+        ),
+        (
+            function.verify.sample > 0.0,
+            ("verify", "the comparison of both tiers' answers", "a sample of 0.0"),
+        ),
+        (function.keep_alive != KeepAlive::Fixed, ("keep_alive", "\"histogram\"", "\"fixed\"")),
+        (
+            !function.egress.allow.is_empty()
+                && function.native.is_some()
+                && function.policy.uses_native(),
+            (
+                "egress.allow",
+                "a way out of sandboxes",
+                "policy = \"wasm\" for a function that connects",
+            ),
+        ),
+        (
+            function.limits.scratch.0 > 0 && function.component.is_some(),
+            ("limits.scratch", "a /tmp for components", "\"0\" for a function with a component"),
+        ),
+    ];
+    rows.into_iter().filter_map(|(asked, row)| asked.then_some(row))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_done_yet_is_refused_at_its_place() {
+        let text = r#"
+[[function]]
+name = "a"
+route = "/a"
+component = "a.wasm"
+instances = { reuse = { requests = 10, concurrent = 1, idle = "1s" } }
+"#;
+        let manifest = Manifest::parse(text, Path::new("baton.toml")).unwrap();
+        let faults = check(&manifest).unwrap_err().to_string();
+        assert!(faults.contains("baton.toml:6"), "{faults}");
+        assert!(faults.contains("not in this version of Baton yet"), "{faults}");
+    }
+
+    #[test]
+    fn an_ordinary_manifest_is_supported() {
+        let text = "[[function]]\nname = \"a\"\nroute = \"/a\"\ncomponent = \"a.wasm\"\n";
+        let manifest = Manifest::parse(text, Path::new("baton.toml")).unwrap();
+        assert!(check(&manifest).is_ok());
+    }
+}
