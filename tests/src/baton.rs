@@ -22,6 +22,10 @@ use crate::client::{Connection, Raw, request, tier_of};
 use crate::functions::{functions_dir, target_dir};
 use crate::{wait_for, wait_until};
 
+/// The hidden subcommands that are Baton's processes.
+const HOST: &str = "host-process";
+const POOL: &str = "pool-daemon";
+
 /// The program under test.
 #[must_use]
 pub fn program() -> PathBuf {
@@ -331,7 +335,9 @@ impl Baton {
         let address = announced("listening on http://");
         let admin = announced("administration on http://");
         let baton = Self { process, _output: output, address, admin, place };
-        wait_until("Baton is ready", || baton.ask_admin("/readyz").is_some_and(|r| r.status() == 200));
+        wait_until("Baton is ready", || {
+            baton.ask_admin("/readyz").is_some_and(|r| r.status() == 200)
+        });
         baton
     }
 
@@ -455,7 +461,7 @@ impl Baton {
     #[must_use]
     #[track_caller]
     pub fn host_pid(&self) -> Pid {
-        self.child("host-process")
+        self.child(HOST)
     }
 
     /// Its pool daemon.
@@ -465,13 +471,22 @@ impl Baton {
     #[must_use]
     #[track_caller]
     pub fn pool_pid(&self) -> Pid {
-        self.child("pool-daemon")
+        self.child(POOL)
+    }
+
+    /// Its host process, if there is one at this moment.
+    #[must_use]
+    pub fn try_host_pid(&self) -> Option<Pid> {
+        self.try_child(HOST)
     }
 
     #[track_caller]
     fn child(&self, command: &str) -> Pid {
-        let pid = self.pid();
-        wait_for(command, || children(pid).into_iter().find(|&child| runs(child, command)))
+        wait_for(command, || self.try_child(command))
+    }
+
+    fn try_child(&self, command: &str) -> Option<Pid> {
+        children(self.pid()).into_iter().find(|&child| runs(child, command))
     }
 
     /// Sends it SIGTERM.
@@ -482,14 +497,22 @@ impl Baton {
         kill(self.pid(), Signal::SIGTERM).expect("baton is running");
     }
 
+    /// How it has ended, if it has.
+    ///
+    /// # Panics
+    /// When the system does not know it.
+    #[must_use]
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.process.try_wait().expect("it is our child")
+    }
+
     /// Waits until it has ended.
     ///
     /// # Panics
     /// When it does not within half a minute.
     #[track_caller]
     pub fn wait(&mut self) -> ExitStatus {
-        let process = &mut self.process;
-        wait_for("Baton has ended", || process.try_wait().expect("it is our child"))
+        wait_for("Baton has ended", || self.ended())
     }
 
     /// Stops it as an operator does.

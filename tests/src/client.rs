@@ -54,7 +54,10 @@ impl Connection {
     ///
     /// # Errors
     /// When the connection breaks or the answer is not HTTP.
-    pub fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Bytes>, ExchangeError> {
+    pub fn send(
+        &mut self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Bytes>, ExchangeError> {
         self.runtime.block_on(async {
             self.sender.ready().await?;
             let response = self.sender.send_request(request).await?;
@@ -131,14 +134,17 @@ impl Raw {
     /// When the connection ends before, or nothing comes for a minute.
     #[track_caller]
     pub fn until(&mut self, end: &str) -> String {
+        let mut searched = 0;
         loop {
-            let found = self.ahead.windows(end.len()).position(|window| window == end.as_bytes());
-            if let Some(at) = found {
-                let rest = self.ahead.split_off(at + end.len());
+            let unseen = &self.ahead[searched..];
+            if let Some(at) = unseen.windows(end.len()).position(|window| window == end.as_bytes())
+            {
+                let rest = self.ahead.split_off(searched + at + end.len());
                 let text = std::mem::replace(&mut self.ahead, rest);
                 return String::from_utf8_lossy(&text).into_owned();
             }
-            let mut chunk = [0; 4096];
+            searched = (self.ahead.len() + 1).saturating_sub(end.len());
+            let mut chunk = [0; 1 << 16];
             let read = self.stream.read(&mut chunk).expect("an answer");
             let so_far = String::from_utf8_lossy(&self.ahead);
             assert!(read > 0, "the connection ended before {end:?}: {so_far:?}");
@@ -158,6 +164,12 @@ impl Raw {
             read => drop(read.expect("the peer closes the connection")),
         }
         String::from_utf8_lossy(&all).into_owned()
+    }
+
+    /// Says that nothing more will be written.
+    pub fn finish(&self) {
+        // The peer may have closed it already.
+        let _ = self.stream.shutdown(Shutdown::Write);
     }
 
     /// Leaves: the peer sees the connection closed in both directions.

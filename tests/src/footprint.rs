@@ -59,9 +59,12 @@ impl Footprint {
                 left.push(format!("network namespace of process {pid}"));
             }
             let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
-            left.extend(mounts.lines().filter(|line| self.owns(line)).map(|line| {
-                format!("mount in process {pid}: {line}")
-            }));
+            left.extend(
+                mounts
+                    .lines()
+                    .filter(|line| self.owns(line))
+                    .map(|line| format!("mount in process {pid}: {line}")),
+            );
         }
         let inside = |root: PathBuf| fs::read_dir(root).into_iter().flatten().flatten();
         let cgroups = cgroups(&self.cgroup_parent).into_iter().flat_map(inside);
