@@ -58,7 +58,10 @@ impl Child {
     /// Starts the pool daemon on its end of the socket to the host.
     pub(super) fn pool(theirs: OwnedFd, run_dir: &RunDir) -> anyhow::Result<Self> {
         let mut command = baton(POOL_COMMAND);
+        // It needs nothing of the environment but the log's filter.
         command
+            .env_clear()
+            .envs(std::env::var_os("BATON_LOG").map(|filter| ("BATON_LOG", filter)))
             .args(["--host", &theirs.as_raw_fd().to_string()])
             .arg("--state")
             .arg(run_dir.pool()?)
@@ -98,16 +101,21 @@ fn spawn(mut command: Command, inherited: &OwnedFd) -> anyhow::Result<Pid> {
     Ok(Pid::from_raw(i32::try_from(child.id())?))
 }
 
+/// A user that the system does not know.
+#[derive(Debug, thiserror::Error)]
+#[error("host.user: this machine has no user {0:?}")]
+pub struct UnknownUser(String);
+
 /// The ids of a user; one given by number need not be known to the system.
-pub(super) fn ids(user: &manifest::User) -> anyhow::Result<(u32, u32)> {
+pub(super) fn ids(user: &manifest::User) -> Result<(u32, u32), UnknownUser> {
     match user {
         manifest::User::Id(id) => {
             let known = User::from_uid((*id).into()).ok().flatten();
             Ok((*id, known.map_or(*id, |user| user.gid.as_raw())))
         }
         manifest::User::Name(name) => {
-            let user = User::from_name(name).context("cannot read the user database")?;
-            let user = user.with_context(|| format!("host.user: there is no user {name}"))?;
+            let user = User::from_name(name).ok().flatten();
+            let user = user.ok_or_else(|| UnknownUser(name.clone()))?;
             Ok((user.uid.as_raw(), user.gid.as_raw()))
         }
     }
