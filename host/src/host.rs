@@ -75,8 +75,10 @@ pub struct Host {
     pub headers_max: usize,
     /// Whether answers carry `Server-Timing`.
     pub server_timing: bool,
-    /// Cancelled once the host is stopping.
+    /// Cancelled once the host is stopping: it is not ready any more.
     pub draining: CancellationToken,
+    /// Cancelled once it takes no more connections, the drain delay later.
+    pub closing: CancellationToken,
     /// Everything that outlives a request.
     pub tasks: TaskTracker,
 }
@@ -119,6 +121,7 @@ pub async fn run(
     tracing::info!(grace = ?bounds.grace, "draining");
     host.draining.cancel();
     tokio::time::sleep(bounds.drain_delay).await;
+    host.closing.cancel();
     if tokio::time::timeout(bounds.grace, serving.stop()).await.is_err() {
         tracing::warn!(grace = ?bounds.grace, "requests were still in flight after the grace time");
     }
@@ -181,6 +184,7 @@ fn assemble(
         headers_max: usize::try_from(bounds.headers.0)?,
         server_timing: bounds.server_timing,
         draining: CancellationToken::new(),
+        closing: CancellationToken::new(),
         tasks,
     };
     Ok((Arc::new(host), loading))

@@ -160,7 +160,7 @@ impl Server {
         loop {
             let accepted = tokio::select! {
                 biased;
-                () = self.host.draining.cancelled() => break,
+                () = self.host.closing.cancelled() => break,
                 accepted = self.accept_one(&listener) => accepted,
             };
             self.begin(accepted, &connections).await;
@@ -203,14 +203,14 @@ impl Server {
         let service = service_fn(move |request| {
             service::serve(Arc::clone(&host), Arc::clone(&peer), request)
         });
-        let draining = self.host.draining.cancelled();
+        let closing = self.host.closing.cancelled();
         let ended = match spoken {
             Spoken::Http1(stream) => {
                 let connection = self.http1.serve_connection(TokioIo::new(stream), service);
                 let mut connection = pin!(connection.with_upgrades());
                 tokio::select! {
                     ended = connection.as_mut() => ended,
-                    () = draining => {
+                    () = closing => {
                         connection.as_mut().graceful_shutdown();
                         connection.await
                     }
@@ -221,7 +221,7 @@ impl Server {
                     pin!(self.http2.serve_connection(TokioIo::new(stream), service));
                 tokio::select! {
                     ended = connection.as_mut() => ended,
-                    () = draining => {
+                    () = closing => {
                         connection.as_mut().graceful_shutdown();
                         connection.await
                     }
