@@ -12,13 +12,22 @@ use baton::supervisor::{self, PoolArguments};
 use baton::{compile, doctor, host, supported};
 use clap::Parser as _;
 use nix::sys::signal::SigSet;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 /// Usage or configuration.
 const MISUSE: u8 = 2;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    start_log();
+    // Requests must not wait for whoever reads the log; the other processes must not have a thread.
+    let (log, _flushes) = match cli.command {
+        Command::HostProcess(_) => {
+            let (log, guard) = tracing_appender::non_blocking(std::io::stderr());
+            (BoxMakeWriter::new(log), Some(guard))
+        }
+        _ => (BoxMakeWriter::new(std::io::stderr), None),
+    };
+    start_log(log);
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -158,7 +167,7 @@ fn inherited(fd: RawFd) -> anyhow::Result<OwnedFd> {
 /// libcontainer and libcgroups report every controller that they do not find, for each sandbox.
 const LOG_DEFAULT: &str = "info,libcgroups=error,libcontainer=error";
 
-fn start_log() {
+fn start_log(log: BoxMakeWriter) {
     let wanted = std::env::var("BATON_LOG").ok();
     let filter = wanted.as_deref().map(tracing_subscriber::EnvFilter::try_new);
     let refused = filter.as_ref().and_then(|filter| filter.as_ref().err()).map(ToString::to_string);
@@ -167,7 +176,7 @@ fn start_log() {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
+        .with_writer(log)
         .init();
     if let Some(reason) = refused {
         tracing::warn!(reason, "BATON_LOG is not understood; the default is used");

@@ -45,6 +45,7 @@ impl Child {
         ours: OwnedFd,
         theirs: OwnedFd,
         user: &manifest::User,
+        run_dir: &RunDir,
     ) -> anyhow::Result<Self> {
         let mut command = baton(HOST_COMMAND);
         command.args(["--control", &theirs.as_raw_fd().to_string()]);
@@ -52,7 +53,7 @@ impl Child {
             let (uid, gid) = ids(user)?;
             command.args(["--uid", &uid.to_string(), "--gid", &gid.to_string()]);
         }
-        Ok(Self { pid: spawn(command, &theirs)?, control: ours })
+        Ok(Self { pid: spawn(command, &[&theirs, &run_dir.hold()?])?, control: ours })
     }
 
     /// Starts the pool daemon on its end of the socket to the host.
@@ -66,7 +67,7 @@ impl Child {
             .arg("--state")
             .arg(run_dir.pool()?)
             .args(["--cgroup", run_dir.cgroup()]);
-        let pid = spawn(command, &theirs)?;
+        let pid = spawn(command, &[&theirs])?;
         Ok(Self { pid, control: theirs })
     }
 
@@ -92,13 +93,17 @@ fn baton(subcommand: &str) -> Command {
 }
 
 /// Starts `command` with `inherited` open in it.
-fn spawn(mut command: Command, inherited: &OwnedFd) -> anyhow::Result<Pid> {
-    // The supervisor has one thread: nobody else starts a process while the flag is off.
-    fcntl(inherited, FcntlArg::F_SETFD(FdFlag::empty()))?;
+fn spawn(mut command: Command, inherited: &[&OwnedFd]) -> anyhow::Result<Pid> {
+    // The supervisor has one thread: nobody else starts a process while the flags are off.
+    set_all(inherited, FdFlag::empty())?;
     let child = command.spawn();
-    fcntl(inherited, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+    set_all(inherited, FdFlag::FD_CLOEXEC)?;
     let child = child.context("cannot start a Baton process")?;
     Ok(Pid::from_raw(i32::try_from(child.id())?))
+}
+
+fn set_all(descriptors: &[&OwnedFd], flag: FdFlag) -> nix::Result<()> {
+    descriptors.iter().try_for_each(|fd| fcntl(fd, FcntlArg::F_SETFD(flag)).map(drop))
 }
 
 /// A user that the system does not know.

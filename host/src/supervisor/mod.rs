@@ -225,7 +225,7 @@ impl Supervisor {
     fn start_host(&mut self) -> anyhow::Result<()> {
         let Some(listeners) = &self.listeners else { return Ok(()) };
         let (ours, theirs) = baton_pool::protocol::channel()?;
-        let child = Child::host(ours, theirs, &self.manifest.host.user)?;
+        let child = Child::host(ours, theirs, &self.manifest.host.user, &self.run_dir)?;
         let outgoing = Outgoing {
             manifest: &self.manifest,
             functions: &self.deployments,
