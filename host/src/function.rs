@@ -45,7 +45,8 @@ impl Function {
                 queue: limits.queue,
                 queue_timeout: limits.queue_timeout,
             }),
-            component: spec.component.is_some().then(Component::default),
+            component: (spec.component.is_some() && spec.policy.uses_wasm())
+                .then(Component::default),
             native,
             counts: Counts::default(),
             spec,

@@ -2,6 +2,7 @@
 //! with the host's socket as standard input.
 
 use std::error::Error;
+use std::fs::File;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 
@@ -31,6 +32,8 @@ fn start() -> Result<(), Box<dyn Error>> {
         .try_into()
         .map_err(|_| "usage: pool-daemon STATE CGROUP WORKERS UID UID")?;
     let host = std::io::stdin().as_fd().try_clone_to_owned()?;
+    // Whoever is forked later must not hold this socket, or the daemon's death would not be seen.
+    nix::unistd::dup2_stdin(File::open("/dev/null")?)?;
     let config = Config {
         state: state.into(),
         cgroup_parent,

@@ -8,7 +8,7 @@ use crate::protocol::{self, FromDaemon, SandboxId, Step, ToDaemon};
 use crate::readiness::watch;
 use crate::reason::Usage;
 use crate::schedule::{Effect, Event, FunctionId};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -16,10 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::task::JoinSet;
-
-/// How long the last lines of ended functions are waited for.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+use tokio::task::{self, JoinError, JoinSet};
 
 /// The driver: everything that it owns ends with it.
 struct Driver<C: Send + 'static> {
@@ -30,6 +27,9 @@ struct Driver<C: Send + 'static> {
     outbox: VecDeque<ToDaemon>,
     parked: BTreeMap<SandboxId, Parked>,
     keepers: JoinSet<()>,
+    kept: HashMap<task::Id, SandboxId>,
+    /// What is left of sandboxes whose keepers have not said all yet: why a start failed, the last lines.
+    gone: BTreeMap<SandboxId, Usage>,
     closed: bool,
 }
 
@@ -42,15 +42,15 @@ pub(crate) async fn drive<C: Send + 'static>(shared: Arc<Shared<C>>, sockets: Pa
         outbox: VecDeque::new(),
         parked: BTreeMap::new(),
         keepers: JoinSet::new(),
+        kept: HashMap::new(),
+        gone: BTreeMap::new(),
         closed: false,
     };
     while !driver.closed {
         driver.turn().await;
     }
-    let ended = async { while driver.keepers.join_next().await.is_some() {} };
-    if tokio::time::timeout(LAST_WORDS, ended).await.is_err() {
-        driver.keepers.shutdown().await;
-    }
+    // Without a daemon there was nobody to end their sandboxes.
+    driver.keepers.shutdown().await;
     driver.shared.closed.send_replace(true);
 }
 
@@ -79,11 +79,7 @@ impl<C: Send + 'static> Driver<C> {
                     self.disconnect(&error);
                 }
             }
-            Some(ended) = self.keepers.join_next() => {
-                if let Err(error) = ended {
-                    tracing::error!(%error, "the keeper of a sandbox failed");
-                }
-            }
+            Some(ended) = self.keepers.join_next_with_id() => self.ended(ended),
         }
     }
 
@@ -138,7 +134,23 @@ impl<C: Send + 'static> Driver<C> {
         let path = socket_path(&self.sockets, id);
         let shared = Arc::clone(&self.shared);
         let keeper = Keeper { shared, id, function, spec, pid, path };
-        self.keepers.spawn(keeper.keep(parked));
+        let task = self.keepers.spawn(keeper.keep(parked));
+        self.kept.insert(task.id(), id);
+    }
+
+    fn ended(&mut self, keeper: Result<(task::Id, ()), JoinError>) {
+        let task = match keeper {
+            Ok((task, ())) => task,
+            Err(error) => {
+                tracing::error!(%error, "the keeper of a sandbox failed");
+                error.id()
+            }
+        };
+        if let Some(id) = self.kept.remove(&task)
+            && let Some(usage) = self.gone.remove(&id)
+        {
+            self.shared.tell(Event::Gone(id, usage));
+        }
     }
 
     fn connect(&mut self, daemon: OwnedFd) {
@@ -183,7 +195,11 @@ impl<C: Send + 'static> Driver<C> {
             }
             FromDaemon::Gone { id, exit, oom_kills, cpu_ns, memory_peak } => {
                 let usage = Usage { exit, oom_kills, cpu_ns, memory_peak };
-                self.shared.tell(Event::Gone(id, usage));
+                if self.kept.values().any(|kept| *kept == id) {
+                    self.gone.insert(id, usage);
+                } else {
+                    self.shared.tell(Event::Gone(id, usage));
+                }
             }
         }
     }

@@ -4,7 +4,8 @@
 //! bind, connect ─▶ activate ─▶ exec answered ─▶ Executed ─▶ backlog empty ─▶ Accepted ─▶ process ended
 //!        └─────────────┴─────────────┴─▶ StartFailed                                         └─▶ Died
 //! ```
-//! However the task ends, the schedule hears of it: no sandbox is without a keeper.
+//! However the task ends, the schedule hears of it: no sandbox is without a keeper. The driver
+//! tells nobody that a sandbox is gone before its keeper has said all.
 
 use crate::activation::{Activating, Parked, Start, StartFailure};
 use crate::client::{PoolEvent, Shared};
@@ -21,6 +22,7 @@ use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 use tokio::io::Interest;
@@ -30,6 +32,9 @@ use tokio::net::unix::pipe;
 
 /// How long to wait before the second look at a backlog, and between two looks at most.
 const LOOK: (Duration, Duration) = (Duration::from_micros(250), Duration::from_millis(20));
+
+/// How long the pipes of an ended function are emptied; the kernel closes their other ends at once.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
 enum StartError {
@@ -77,11 +82,18 @@ impl<C: Send + 'static> Keeper<C> {
     pub(crate) async fn keep(self, parked: Parked) {
         match self.start(parked).await {
             Ok(process) => {
-                tokio::join!(
-                    self.watch(process.pidfd, process.inode),
-                    self.relay(process.stdout, Stream::Stdout),
-                    self.relay(process.stderr, Stream::Stderr),
-                );
+                let mut talk = pin!(async {
+                    tokio::join!(
+                        self.relay(process.stdout, Stream::Stdout),
+                        self.relay(process.stderr, Stream::Stderr),
+                    );
+                });
+                let mut watch = pin!(self.watch(process.pidfd, process.inode));
+                tokio::select! {
+                    () = &mut talk => watch.await,
+                    // What it said before it ended is still in the pipes.
+                    () = &mut watch => drop(tokio::time::timeout(LAST_WORDS, talk).await),
+                }
             }
             Err(error) => self.shared.tell(Event::StartFailed(self.id, chain(&error))),
         }

@@ -929,7 +929,8 @@ impl Schedule {
         if let Some(function) = self.functions.get_mut(&function) {
             match &outcome {
                 Ok(()) => function.backoff.succeed(),
-                Err(Reason::DaemonLost | Reason::Retired | Reason::Shutdown) => {}
+                // None of these is the start's fault.
+                Err(Reason::DaemonLost | Reason::Retired | Reason::Shutdown | Reason::Tainted) => {}
                 Err(reason) => function.backoff.fail(now, reason.clone()),
             }
         }

@@ -100,8 +100,10 @@ impl Body for GuestBody {
         }
     }
 
+    /// Not while a failure is still to be told: the connection asks no further once it is the end.
     fn is_end_stream(&self) -> bool {
-        self.state == State::Ended || (self.call.is_done() && self.body.is_end_stream())
+        let finished = self.call.is_done() && self.body.is_end_stream();
+        self.state == State::Ended || (finished && self.failure.is_none())
     }
 
     fn size_hint(&self) -> SizeHint {

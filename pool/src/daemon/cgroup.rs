@@ -211,16 +211,39 @@ impl Group<'_> {
         }
     }
 
-    /// Removes the group and those below from every hierarchy; they must be without processes. What does not exist
-    /// counts as removed.
+    /// Removes the group and those below from every hierarchy; they should be without processes, and who is there
+    /// all the same is killed. What does not exist counts as removed.
     pub(super) fn remove(&self) -> io::Result<()> {
         for name in self.children() {
             self.child(name).remove()?;
         }
         for directory in self.directories() {
-            remove_directory(&directory)?;
+            self.remove_directory(&directory)?;
         }
         Ok(())
+    }
+
+    fn remove_directory(&self, directory: &Path) -> io::Result<()> {
+        let deadline = Instant::now() + DEATH_MAX;
+        loop {
+            match fs::remove_dir(directory) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                Err(error)
+                    if error.kind() == io::ErrorKind::ResourceBusy && Instant::now() < deadline =>
+                {
+                    // A worker that was killed while it moved a process here finishes that first.
+                    self.kill()?;
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Err(error) => {
+                    return Err(io::Error::new(
+                        error.kind(),
+                        format!("{}: {error}", directory.display()),
+                    ));
+                }
+                Ok(()) => return Ok(()),
+            }
+        }
     }
 
     /// Removes the group from every hierarchy where it has neither processes nor groups below it.
@@ -304,28 +327,6 @@ fn wait_for_death(pidfd: &impl rustix::fd::AsFd, deadline: Instant) -> io::Resul
         Ok(0) => Err(io::Error::new(io::ErrorKind::TimedOut, "a killed process did not die")),
         Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
         Err(error) => Err(error.into()),
-    }
-}
-
-/// The kernel may call a group busy for a moment after its last process was reaped.
-fn remove_directory(directory: &Path) -> io::Result<()> {
-    let deadline = Instant::now() + DEATH_MAX;
-    loop {
-        match fs::remove_dir(directory) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error)
-                if error.kind() == io::ErrorKind::ResourceBusy && Instant::now() < deadline =>
-            {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            Err(error) => {
-                return Err(io::Error::new(
-                    error.kind(),
-                    format!("{}: {error}", directory.display()),
-                ));
-            }
-            Ok(()) => return Ok(()),
-        }
     }
 }
 

@@ -613,3 +613,18 @@ fn two_starts_that_each_want_the_whole_budget_do_not_take_it_from_each_other() {
     world.answer_all();
     assert_eq!(world.running.len(), 1);
 }
+
+#[test]
+fn a_request_that_goes_wrong_before_the_first_accept_was_seen_is_no_failed_start() {
+    let (mut world, function) = World::with_function(bounds(), policy());
+    for _ in 0..3 {
+        world.wait(function);
+        let id = *world.activating.first().unwrap();
+        world.executed(id);
+        world.give_back(0, false);
+        world.gone(id, Exit::Signal(9));
+        world.answer_all();
+    }
+    world.wait(function);
+    assert_eq!(world.activating.len(), 1, "no pause");
+}

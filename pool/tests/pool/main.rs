@@ -27,7 +27,7 @@ use tokio::net::UnixStream;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-const CAUSE: Cause = Cause { trace_id: 1, span_id: 2, sampled: true };
+const CAUSE: Cause = Cause { trace_id: 1, span_id: 2, sampled: true, at: None };
 
 /// A pool with its daemon, and what it told.
 struct House {

@@ -1,0 +1,54 @@
+//! `misbehaving`: a function that fails as its caller says, for the tests of its host.
+//!
+//! It uses no SDK, because an SDK keeps a function from most of this. The path says what happens:
+//!
+//! | path | what the component does | what the native build does |
+//! |---|---|---|
+//! | `/` | answers `fine` | the same |
+//! | `/headers` | answers the request line and headers that it sees | the same |
+//! | `/hold` | answers `held` once the request's body has ended | the same |
+//! | `/sleep` | answers after an hour | the same |
+//! | `/loop` | computes for ever | the same |
+//! | `/allocate` | allocates memory for ever | the same |
+//! | `/crash` | traps | ends its process |
+//! | `/crash-midway` | the same, after a head and some of its body | the same |
+//! | `/short` | announces more than it sends | the same, and closes the connection |
+//! | `/drip` | sends a body that never ends | the same |
+//! | `/silent` | returns without an answer | closes the connection |
+//! | `/error` | answers with an error code | – |
+//! | `/invalid-header` | sets a header that HTTP forbids, unwrapping | answers one |
+//! | `/garbage` | – | answers what is not HTTP |
+//!
+//! The native build also looks at `MISBEHAVE` when it starts: `exit` ends it at once, `deaf` lets
+//! it live without ever accepting.
+
+#[cfg(target_family = "wasm")]
+mod component;
+#[cfg(not(target_family = "wasm"))]
+mod native;
+
+#[cfg(target_family = "wasm")]
+fn main() {}
+
+#[cfg(not(target_family = "wasm"))]
+fn main() -> std::io::Result<()> {
+    native::serve()
+}
+
+/// Longer than any test waits.
+const HOUR: std::time::Duration = std::time::Duration::from_secs(3600);
+
+fn compute_for_ever() -> ! {
+    let mut x: u64 = 0;
+    loop {
+        x = std::hint::black_box(x.wrapping_mul(31).wrapping_add(7));
+    }
+}
+
+fn allocate_for_ever() -> ! {
+    let mut all = Vec::new();
+    loop {
+        // Touched, or the memory would not count natively.
+        all.push(std::hint::black_box(vec![1_u8; 1 << 20]));
+    }
+}

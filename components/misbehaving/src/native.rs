@@ -1,0 +1,121 @@
+//! The native build: the least HTTP that can be spoken badly, on the inherited socket.
+//!
+//! Every connection carries one exchange and has a thread of its own. SIGTERM ends the process.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::thread;
+
+use listenfd::ListenFd;
+use nix::sys::signal::{SigSet, Signal};
+
+const FINE: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\nconnection: close\r\n";
+
+pub(crate) fn serve() -> io::Result<()> {
+    let misbehaviour = std::env::var("MISBEHAVE").unwrap_or_default();
+    if misbehaviour == "exit" {
+        return Ok(());
+    }
+    let mut terminated = SigSet::empty();
+    terminated.add(Signal::SIGTERM);
+    terminated.thread_block()?;
+    let listener = ListenFd::from_env().take_unix_listener(0)?;
+    let listener = listener.ok_or(io::ErrorKind::NotFound)?;
+    if misbehaviour != "deaf" {
+        thread::spawn(move || accept(&listener));
+    }
+    terminated.wait()?;
+    Ok(())
+}
+
+fn accept(listener: &UnixListener) {
+    for stream in listener.incoming().flatten() {
+        // The client's leaving is its own affair.
+        thread::spawn(move || exchange(stream));
+    }
+}
+
+fn exchange(mut stream: UnixStream) -> io::Result<()> {
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let head = read_head(&mut reader)?;
+    let target = head.split(' ').nth(1).unwrap_or_default();
+    match target {
+        "/headers" => respond(&mut stream, &format!("target: {target}\n{}", rest(&head))),
+        "/hold" => {
+            read_body(&mut reader, &head)?;
+            respond(&mut stream, "held\n")
+        }
+        "/sleep" => {
+            thread::sleep(crate::HOUR);
+            Ok(())
+        }
+        "/loop" => crate::compute_for_ever(),
+        "/allocate" => crate::allocate_for_ever(),
+        "/crash" => crash(),
+        "/crash-midway" => {
+            write!(stream, "{FINE}content-length: 1000\r\n\r\nsome of it\n")?;
+            crash()
+        }
+        "/short" => write!(stream, "{FINE}content-length: 1000\r\n\r\nsome of it\n"),
+        "/drip" => drip(&mut stream),
+        "/silent" => Ok(()),
+        "/invalid-header" => write!(stream, "{FINE}x y: z\r\ncontent-length: 0\r\n\r\n"),
+        "/garbage" => write!(stream, "\0 this is not HTTP \0\r\n\r\n"),
+        _ => respond(&mut stream, "fine\n"),
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "that a function ends midway is what is tested")]
+fn crash() -> ! {
+    std::process::exit(1)
+}
+
+fn read_head(reader: &mut impl BufRead) -> io::Result<String> {
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        if reader.read_line(&mut head)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    Ok(head)
+}
+
+/// The header lines, with plain line feeds.
+fn rest(head: &str) -> String {
+    head.lines().skip(1).filter(|line| !line.is_empty()).map(|line| format!("{line}\n")).collect()
+}
+
+/// Reads to the last chunk, or as much as was announced.
+fn read_body(reader: &mut impl BufRead, head: &str) -> io::Result<()> {
+    let length = head.lines().find_map(|line| {
+        line.to_ascii_lowercase().strip_prefix("content-length:")?.trim().parse::<u64>().ok()
+    });
+    if let Some(length) = length {
+        io::copy(&mut io::Read::take(reader, length), &mut io::sink())?;
+        return Ok(());
+    }
+    if !head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
+        return Ok(());
+    }
+    let mut line = String::new();
+    // A line of a body that looks like the last chunk is not in any test.
+    while line != "0\r\n" {
+        line.clear();
+        if reader.read_line(&mut line)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    Ok(())
+}
+
+fn respond(stream: &mut UnixStream, text: &str) -> io::Result<()> {
+    write!(stream, "{FINE}content-length: {}\r\n\r\n{text}", text.len())
+}
+
+fn drip(stream: &mut UnixStream) -> io::Result<()> {
+    write!(stream, "{FINE}transfer-encoding: chunked\r\n\r\n")?;
+    loop {
+        write!(stream, "5\r\ndrop\n\r\n")?;
+        thread::sleep(std::time::Duration::from_millis(1));
+    }
+}

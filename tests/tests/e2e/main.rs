@@ -1,0 +1,8 @@
+//! End-to-end tests: real Batons, real clients, real sandboxes. They run as root.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+
+mod components;
+mod http;
+mod natives;
+mod processes;
+mod tiers;

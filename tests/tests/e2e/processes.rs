@@ -1,0 +1,217 @@
+//! Baton's processes: any of them may die, and nothing is left when they end.
+
+use std::sync::Arc;
+
+use baton_tests::baton::{Place, Setup};
+use baton_tests::client::{Connection, Raw, request, tier_of};
+use baton_tests::footprint::Footprint;
+use baton_tests::{wait_for, wait_until};
+use http::Method;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+const HOLD: &str = "POST /misbehaving/hold HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\
+                    Connection: close\r\n\r\n3\r\nabc\r\n";
+
+#[test]
+fn nothing_remains_after_a_stop() {
+    let mut baton = Setup::new().hybrid("hello").hybrid("matmul").start();
+    baton.until_native("/hello");
+    baton.until_native("/matmul");
+    let footprint = Footprint::of(&baton);
+    assert!(footprint.sandboxes() >= 2, "{footprint:?}");
+    assert!(!footprint.left().is_empty(), "a running Baton is seen");
+    assert!(baton.stop().success(), "{}", baton.log());
+    assert_eq!(footprint.left(), <[String; 0]>::default());
+}
+
+#[test]
+fn a_host_that_was_killed_is_started_again_and_serves() {
+    let baton = Setup::new().hybrid("hello").start();
+    baton.until_native("/hello");
+    let host = baton.host_pid();
+    kill(host, Signal::SIGKILL).unwrap();
+    wait_until("another host runs", || baton.host_pid() != host);
+    // The listener was never closed: the next host takes whoever has connected meanwhile.
+    assert_eq!(baton.get("/hello").body(), "hello, world\n");
+    baton.until_native("/hello");
+}
+
+#[test]
+fn a_host_that_was_killed_leaves_no_sandbox_behind() {
+    let mut baton = Setup::new().hybrid("hello").start();
+    baton.until_native("/hello");
+    let before: Vec<i32> = baton.sandboxes().iter().map(|sandbox| sandbox.pid).collect();
+    let host = baton.host_pid();
+    kill(host, Signal::SIGKILL).unwrap();
+    wait_until("its sandboxes are gone", || {
+        before.iter().all(|&pid| kill(Pid::from_raw(pid), None).is_err())
+    });
+    baton.until_native("/hello");
+    let footprint = Footprint::of(&baton);
+    assert!(baton.stop().success());
+    assert_eq!(footprint.left(), <[String; 0]>::default());
+}
+
+#[test]
+fn wasm_serves_on_while_the_pool_daemon_is_dead_and_sandboxes_come_back() {
+    let baton = Setup::new().hybrid("hello").start();
+    baton.until_native("/hello");
+    let pool = baton.pool_pid();
+    kill(pool, Signal::SIGKILL).unwrap();
+    for _ in 0..20 {
+        assert_eq!(baton.get("/hello").body(), "hello, world\n");
+    }
+    wait_until("another daemon runs", || baton.pool_pid() != pool);
+    let old: Vec<String> = baton.sandboxes_of("hello").into_iter().map(|other| other.id).collect();
+    wait_until("a new sandbox answers", || {
+        let native = tier_of(&baton.get("/hello")) == "native";
+        native && baton.sandboxes_of("hello").iter().any(|sandbox| !old.contains(&sandbox.id))
+    });
+}
+
+#[test]
+fn a_restarted_pool_daemon_removes_what_its_predecessor_left() {
+    let mut baton = Setup::new().hybrid("hello").start();
+    baton.until_native("/hello");
+    let old: Vec<i32> = baton.sandboxes().iter().map(|sandbox| sandbox.pid).collect();
+    kill(baton.pool_pid(), Signal::SIGKILL).unwrap();
+    wait_until("the old sandboxes are gone", || {
+        old.iter().all(|&pid| kill(Pid::from_raw(pid), None).is_err())
+    });
+    baton.until_native("/hello");
+    let footprint = Footprint::of(&baton);
+    assert!(baton.stop().success());
+    assert_eq!(footprint.left(), <[String; 0]>::default());
+}
+
+#[test]
+fn everything_goes_with_a_supervisor_that_was_killed_and_the_next_start_sweeps() {
+    let setup = Setup::new().hybrid("hello");
+    let baton = setup.start();
+    baton.until_native("/hello");
+    let footprint = Footprint::of(&baton);
+    let place = baton.killed();
+    wait_until("no process is left", || {
+        !footprint.left().iter().any(|thing| thing.contains("process"))
+    });
+    let mut next = setup.start_in(place);
+    next.until_native("/hello");
+    assert!(next.stop().success());
+    assert_eq!(footprint.left(), <[String; 0]>::default());
+}
+
+#[test]
+fn two_batons_side_by_side_leave_each_other_alone() {
+    let setup = Setup::new().hybrid("hello");
+    let place = Arc::new(Place::new());
+    let first = setup.start_in(Arc::clone(&place));
+    first.until_native("/hello");
+    let warm = first.sandboxes_of("hello")[0].pid;
+    let mut second = setup.start_in(place);
+    second.until_native("/hello");
+    assert!(second.stop().success());
+    assert_eq!(tier_of(&first.get("/hello")), "native");
+    assert_eq!(first.sandboxes_of("hello")[0].pid, warm);
+}
+
+/// A client whose request is in the function, without an end of its body.
+fn held(baton: &baton_tests::baton::Baton) -> Raw {
+    let mut raw = baton.raw();
+    raw.write(HOLD).unwrap();
+    wait_until("the request is in the function", || baton.in_flight("misbehaving") == 1);
+    raw
+}
+
+#[test]
+fn a_request_in_flight_is_answered_before_a_stop() {
+    for setup in [Setup::new().wasm("misbehaving"), Setup::new().native("misbehaving")] {
+        let mut baton = setup.start();
+        let mut client = held(&baton);
+        baton.terminate();
+        wait_until("it does not listen any more", || Connection::open(baton.address).is_err());
+        client.write("0\r\n\r\n").unwrap();
+        assert!(client.rest().ends_with("held\n"));
+        assert!(baton.wait().success(), "{}", baton.log());
+    }
+}
+
+#[test]
+fn readiness_fails_before_the_listeners_close() {
+    let mut baton = Setup::new().wasm("misbehaving").host(r#"drain_delay = "1s""#).start();
+    baton.terminate();
+    wait_until("it is not ready", || {
+        let answer = Connection::open(baton.admin)
+            .and_then(|mut admin| admin.send(request(Method::GET, "/readyz", "")));
+        answer.is_ok_and(|answer| answer.status() == 503)
+    });
+    assert_eq!(baton.get("/misbehaving").status(), 200);
+    assert!(baton.wait().success());
+}
+
+#[test]
+fn a_request_that_does_not_end_is_dropped_after_the_grace_time() {
+    let mut baton = Setup::new().wasm("misbehaving").host(r#"grace = "200ms""#).start();
+    let mut client = held(&baton);
+    assert!(baton.stop().success(), "{}", baton.log());
+    assert!(!client.rest().contains("held"));
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let mut baton = Setup::new().hybrid("misbehaving").host(r#"grace = "1h""#).start();
+    baton.until_native("/misbehaving");
+    let footprint = Footprint::of(&baton);
+    let _client = held(&baton);
+    baton.terminate();
+    wait_until("it drains", || Connection::open(baton.address).is_err());
+    kill(baton.pid(), Signal::SIGINT).unwrap();
+    baton.wait();
+    assert_eq!(footprint.left(), <[String; 0]>::default());
+}
+
+#[test]
+fn an_idle_connection_does_not_hold_up_a_stop() {
+    let mut baton = Setup::new().wasm("hello").host(r#"grace = "1h""#).start();
+    let mut idle = Connection::open(baton.address).unwrap();
+    assert_eq!(idle.send(request(Method::GET, "/hello", "")).unwrap().status(), 200);
+    let mut silent = baton.raw();
+    assert!(baton.stop().success());
+    assert_eq!(silent.rest(), "");
+}
+
+#[test]
+fn a_host_that_cannot_live_ends_baton_with_an_error() {
+    let mut baton = Setup::new().wasm("hello").start();
+    for _ in 0..5 {
+        let Some(host) = wait_for("a host runs or Baton has ended", || match baton.ended() {
+            Some(_) => Some(None),
+            None => baton.try_host_pid().map(Some),
+        }) else {
+            break;
+        };
+        kill(host, Signal::SIGKILL).unwrap();
+        wait_until("that host is gone", || kill(host, None).is_err() || baton.ended().is_some());
+    }
+    assert_eq!(baton.wait().code(), Some(1), "{}", baton.log());
+}
+
+#[test]
+fn without_root_wasm_serves_and_one_line_says_so() {
+    let baton = Setup::new().hybrid("hello").unprivileged().start();
+    for _ in 0..20 {
+        assert_eq!(tier_of(&baton.get("/hello")), "wasm");
+    }
+    let log = baton.log();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains(" WARN ")).collect();
+    let [line] = lines[..] else { panic!("{log}") };
+    assert!(line.contains("not root"), "{line}");
+}
+
+#[test]
+fn without_root_the_policy_native_is_a_misuse() {
+    let output = Setup::new().native("hello").unprivileged().output();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("hello") && said.contains("root"), "{said}");
+}
