@@ -39,7 +39,7 @@ impl Default for Input {
     fn default() -> Self {
         Self {
             key: String::from("an example of a 32-character key"),
-            message: String::from("MESSAGE"),
+            message: String::from("MTIgYnl0ZSBvbmNlxBl/2Vr0+LKW+Vhfv7DbyHpRan18mPf5mpAzqw=="),
             measure: true,
         }
     }
