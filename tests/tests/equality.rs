@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use axum::extract::{Path, State};
-use baton_tests::baton::Setup;
+use baton_tests::baton::{Baton, Setup};
 use baton_tests::functions::{Address, Served, built_twice, exchange, functions_dir, whole};
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
@@ -439,7 +439,10 @@ impl Store {
         Self { address, objects, _server: server }
     }
 
-    async fn got(State(objects): State<Objects>, Path(name): Path<String>) -> Response<Full<Bytes>> {
+    async fn got(
+        State(objects): State<Objects>,
+        Path(name): Path<String>,
+    ) -> Response<Full<Bytes>> {
         let object = objects.lock().unwrap().get(&name).cloned();
         let status = if object.is_some() { StatusCode::OK } else { StatusCode::NOT_FOUND };
         Response::builder().status(status).body(Full::new(object.unwrap_or_default())).unwrap()
@@ -458,6 +461,11 @@ impl Store {
     }
 }
 
+/// The harness blocks while Baton starts.
+async fn start(setup: Setup) -> Baton {
+    tokio::task::spawn_blocking(move || setup.start()).await.unwrap()
+}
+
 /// The answers of both builds of a function that may reach the store; `body` makes the request of
 /// the build of that name.
 async fn ask_both(
@@ -466,11 +474,11 @@ async fn ask_both(
     body: impl Fn(&str) -> String,
 ) -> [Response<Bytes>; 2] {
     let native = native(function);
-    let baton = Setup::new()
+    let setup = Setup::new()
         .wasm(function)
         .with(&format!("egress.allow = [\"{}\"]", store.address))
-        .with(r#"limits.memory = "256MiB""#)
-        .start();
+        .with(r#"limits.memory = "256MiB""#);
+    let baton = start(setup).await;
     let path = format!("/{function}");
     let to_component = Case { path: Cow::Owned(path), ..post(body("component"), 200) };
     [
@@ -519,10 +527,8 @@ async fn object_that_is_not_there_is_answered_502() {
 #[tokio::test]
 async fn both_builds_pass_on_what_a_server_replies() {
     let store = Store::start().await;
-    let body = format!(
-        r#"{{"measure": false, "server": "{}", "message": "grüße"}}"#,
-        store.url("server")
-    );
+    let body =
+        format!(r#"{{"measure": false, "server": "{}", "message": "grüße"}}"#, store.url("server"));
     let answers = ask_both("server-reply", &store, |_| body.clone()).await;
     assert!(answers[0].body().ends_with(r#""reply":"grüße"}}"#.as_bytes()));
     assert_answered_alike(answers, 200);
@@ -557,7 +563,7 @@ async fn measured_answer_has_its_runtime_and_times() {
 
 #[tokio::test]
 async fn lines_are_written_to_the_scratch_of_a_sandbox_and_read_back() {
-    let baton = Setup::new().native("diskio").with(r#"limits.scratch = "32MiB""#).start();
+    let baton = start(Setup::new().native("diskio").with(r#"limits.scratch = "32MiB""#)).await;
     let case = Case { path: Cow::Borrowed("/diskio"), ..post("", 200) };
     let answer = ask(&Address::Tcp(baton.address), &case).await;
     assert_eq!(answer.status(), 200);
