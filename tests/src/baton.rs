@@ -40,6 +40,7 @@ pub struct Setup {
     telemetry: String,
     functions: String,
     variables: Vec<(String, String)>,
+    arguments: Vec<String>,
     unprivileged: bool,
 }
 
@@ -100,6 +101,13 @@ impl Setup {
     #[must_use]
     pub fn variable(mut self, name: &str, value: &str) -> Self {
         self.variables.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Adds an argument to `baton serve`.
+    #[must_use]
+    pub fn argument(mut self, argument: &str) -> Self {
+        self.arguments.push(argument.to_owned());
         self
     }
 
@@ -199,6 +207,7 @@ impl Setup {
         command.args(["serve", "--config", path(&manifest)]);
         command.args(["--state-dir", path(&place.state())]);
         command.args(["--cgroup-parent", &place.cgroup_parent]);
+        command.args(&self.arguments);
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null());
         command
@@ -554,6 +563,12 @@ impl Drop for Baton {
     }
 }
 
+/// Whether a process is there and has not ended.
+#[must_use]
+pub fn is_running(pid: Pid) -> bool {
+    state(pid.as_raw()).is_ok_and(|(state, _)| !matches!(state.as_str(), "Z" | "X"))
+}
+
 /// The directories of a control group, in each hierarchy that has it.
 pub(crate) fn cgroups(group: &str) -> Vec<PathBuf> {
     let root = Path::new("/sys/fs/cgroup");
@@ -567,16 +582,19 @@ pub(crate) fn cgroups(group: &str) -> Vec<PathBuf> {
 pub fn children(pid: Pid) -> Vec<Pid> {
     let ids = fs::read_dir("/proc").into_iter().flatten().flatten();
     let ids = ids.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    ids.filter(|&id| parent(id).is_ok_and(|parent| parent == pid.as_raw()))
+    ids.filter(|&id| state(id).is_ok_and(|(_, parent)| parent == pid.as_raw()))
         .map(Pid::from_raw)
         .collect()
 }
 
-fn parent(pid: i32) -> io::Result<i32> {
+/// The state of a process and its parent.
+fn state(pid: i32) -> io::Result<(String, i32)> {
     let status = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The name in parentheses may hold anything.
-    let after = status.rsplit(") ").next().unwrap_or_default();
-    after.split(' ').nth(1).and_then(|id| id.parse().ok()).ok_or_else(|| io::Error::other(status))
+    let mut after = status.rsplit(") ").next().unwrap_or_default().split(' ');
+    let (state, parent) = (after.next(), after.next().and_then(|id| id.parse().ok()));
+    let unreadable = || io::Error::other(status.clone());
+    Ok((state.ok_or_else(unreadable)?.to_owned(), parent.ok_or_else(unreadable)?))
 }
 
 fn runs(pid: Pid, command: &str) -> bool {
