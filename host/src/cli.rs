@@ -204,8 +204,10 @@ impl RunArguments {
     }
 
     /// The manifest that these arguments stand for: one function at `/` and everything below.
-    #[must_use]
-    pub fn manifest(&self) -> Manifest {
+    ///
+    /// # Errors
+    /// When the policy needs an artifact that is not given.
+    pub fn manifest(&self) -> Result<Manifest, &'static str> {
         let name = self.component.as_ref().or(self.native.as_ref());
         let name = name.and_then(|path| path.file_stem()?.to_str()).unwrap_or("function");
         let route = Route { host: None, pattern: Pattern::Below(String::new()) };
@@ -215,6 +217,12 @@ impl RunArguments {
             (None, _) => Policy::Native,
             (Some(_), Some(_)) => Policy::Hybrid,
         });
+        if function.policy.uses_wasm() && self.component.is_none() {
+            return Err("this policy needs a component, the first argument");
+        }
+        if function.policy.uses_native() && self.native.is_none() {
+            return Err("this policy needs a native build; name it with --native");
+        }
         function.component.clone_from(&self.component);
         function.native = self.native.clone().map(NativeSource::Executable);
         let mut manifest = Manifest { functions: vec![function], ..Manifest::default() };
@@ -224,6 +232,6 @@ impl RunArguments {
         if let Some(dir) = &self.cache_dir {
             manifest.host.cache.dir.clone_from(dir);
         }
-        manifest
+        Ok(manifest)
     }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use sha2::{Digest, Sha256};
 
+use crate::artifact::component;
 use crate::cli::CompileArguments;
 use crate::wasm::{Cache, Key, compiler, hex};
 use crate::{manifest, supervisor};
@@ -17,6 +18,8 @@ use crate::{manifest, supervisor};
 pub fn compile(arguments: &CompileArguments) -> anyhow::Result<String> {
     let path = &arguments.component;
     let wasm = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    component::inspect(&wasm)
+        .with_context(|| format!("{} is not a component that Baton serves", path.display()))?;
     let engine =
         wasmtime::Engine::new(&compiler()).map_err(|error| anyhow::anyhow!("{error:#}"))?;
     let code = engine

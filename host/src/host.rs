@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
+use baton_otel::settings::{self, InvalidEndpoint};
 use baton_otel::{Config, Environment, Recent, Telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
@@ -22,7 +23,7 @@ use crate::access::AccessLog;
 use crate::function::Function;
 use crate::handover::{Artifact, Deployment, Handover, Update, Updates, read_sealed};
 use crate::load::{Code, Loader};
-use crate::manifest::{self, Manifest};
+use crate::manifest::{self, Manifest, TelemetrySection};
 use crate::native::Sandboxing;
 use crate::observer::Observer;
 use crate::route::Routes;
@@ -132,6 +133,26 @@ pub async fn run(
     Ok(())
 }
 
+fn telemetry_config(section: &TelemetrySection) -> Config {
+    Config {
+        endpoint: section.endpoint.clone(),
+        service_name: "baton".into(),
+        service_version: env!("CARGO_PKG_VERSION").into(),
+        sample: section.sample,
+    }
+}
+
+/// Whether the host will be able to start its telemetry.
+///
+/// # Errors
+/// When the manifest or a variable names an endpoint that is none.
+pub fn telemetry_settings(
+    section: &TelemetrySection,
+    environment: &Environment,
+) -> Result<(), InvalidEndpoint> {
+    settings::check(&telemetry_config(section), environment)
+}
+
 /// Each function whose component is to be loaded, with the component.
 type Loading = Vec<(Arc<Function>, Code)>;
 
@@ -140,13 +161,7 @@ fn assemble(
     environment: &Environment,
 ) -> anyhow::Result<(Arc<Host>, Loading)> {
     let Manifest { host: bounds, telemetry, .. } = &handover.manifest;
-    let config = Config {
-        endpoint: telemetry.endpoint.clone(),
-        service_name: "baton".into(),
-        service_version: env!("CARGO_PKG_VERSION").into(),
-        sample: telemetry.sample,
-    };
-    let telemetry = Telemetry::start(&config, environment)?;
+    let telemetry = Telemetry::start(&telemetry_config(telemetry), environment)?;
     let observer = Arc::new(Observer {
         access: AccessLog::start(bounds.log, std::io::stderr())?,
         sampler: *telemetry.sampler(),

@@ -12,13 +12,22 @@ use baton::supervisor::{self, PoolArguments};
 use baton::{compile, doctor, host, supported};
 use clap::Parser as _;
 use nix::sys::signal::SigSet;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 /// Usage or configuration.
 const MISUSE: u8 = 2;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    start_log();
+    // Requests must not wait for whoever reads the log; the other processes must not have a thread.
+    let (log, _flushes) = match cli.command {
+        Command::HostProcess(_) => {
+            let (log, guard) = tracing_appender::non_blocking(std::io::stderr());
+            (BoxMakeWriter::new(log), Some(guard))
+        }
+        _ => (BoxMakeWriter::new(std::io::stderr), None),
+    };
+    start_log(log);
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -32,7 +41,8 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Run(arguments) => {
-            serve(arguments.manifest(), arguments.precompiled(), &arguments.places())
+            let manifest = arguments.manifest().map_err(supervisor::Misuse::Arguments)?;
+            serve(manifest, arguments.precompiled(), &arguments.places())
         }
         Command::Serve(arguments) => {
             let manifest = Manifest::read(&arguments.config)?;
@@ -40,10 +50,12 @@ fn run(command: Command) -> anyhow::Result<()> {
         }
         Command::Check(arguments) => {
             let manifest = Manifest::read(&arguments.config)?;
-            supported::check(&manifest)?;
-            artifact::check(&manifest, arguments.precompiled())?;
-            let functions = manifest.functions.len();
-            answer(&format!("{}: {functions} functions, no faults", arguments.config.display()));
+            inspect(&manifest, arguments.precompiled())?;
+            let functions = match manifest.functions.len() {
+                1 => "1 function".to_owned(),
+                many => format!("{many} functions"),
+            };
+            answer(&format!("{}: {functions}, no faults", arguments.config.display()));
             Ok(())
         }
         Command::Compile(arguments) => {
@@ -64,9 +76,25 @@ fn serve(
     precompiled: Precompiled,
     places: &supervisor::Places,
 ) -> anyhow::Result<()> {
-    supported::check(&manifest)?;
-    let components = artifact::check(&manifest, precompiled)?;
-    supervisor::run(manifest, &components, places)
+    let components = inspect(&manifest, precompiled)?;
+    supervisor::run(manifest, &components, places, &std::env::vars().collect())
+}
+
+/// Looks at everything that the manifest names, and answers all faults at once.
+fn inspect(
+    manifest: &Manifest,
+    precompiled: Precompiled,
+) -> Result<Vec<Option<artifact::Component>>, Faults> {
+    let checked = artifact::check(manifest, precompiled);
+    let components = checked.as_deref().unwrap_or_default();
+    let mut faults = supported::check(manifest, components);
+    if let Err(found) = &checked {
+        faults.extend(found.iter().cloned());
+    }
+    match manifest.source.faults(faults) {
+        Some(faults) => Err(faults),
+        None => checked,
+    }
 }
 
 /// The host process: drops its privileges, then takes over what the supervisor hands it.
@@ -82,7 +110,10 @@ fn host_process(arguments: &HostArguments) -> anyhow::Result<()> {
         .enable_all()
         .thread_name("baton-host")
         .build()?;
-    runtime.block_on(host::run(handover, control, &environment))
+    let ended = runtime.block_on(host::run(handover, control, &environment));
+    // A component that is still being compiled holds nobody up.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    ended
 }
 
 /// The pool daemon; it must not have had a thread before.
@@ -103,7 +134,7 @@ const POOL_WORKERS: usize = 2;
 
 /// Outside users for the sandboxes of one daemon, two each. The numbers from 0x7000_0000 belong to
 /// nobody by systemd's map of users and groups; each daemon takes a slice of its own by its id, so
-/// that two Batons do not share quotas.
+/// that two Batons share quotas only when their ids are a multiple of 4,096 apart.
 fn sandbox_users(pid: u32) -> std::ops::Range<u32> {
     const FIRST: u32 = 0x7000_0000;
     const SLICE: u32 = 0x1_0000;
@@ -136,14 +167,20 @@ fn inherited(fd: RawFd) -> anyhow::Result<OwnedFd> {
 /// libcontainer and libcgroups report every controller that they do not find, for each sandbox.
 const LOG_DEFAULT: &str = "info,libcgroups=error,libcontainer=error";
 
-fn start_log() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("BATON_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(LOG_DEFAULT));
+fn start_log(log: BoxMakeWriter) {
+    let wanted = std::env::var("BATON_LOG").ok();
+    let filter = wanted.as_deref().map(tracing_subscriber::EnvFilter::try_new);
+    let refused = filter.as_ref().and_then(|filter| filter.as_ref().err()).map(ToString::to_string);
+    let filter = filter.and_then(Result::ok);
+    let filter = filter.unwrap_or_else(|| tracing_subscriber::EnvFilter::new(LOG_DEFAULT));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
+        .with_writer(log)
         .init();
+    if let Some(reason) = refused {
+        tracing::warn!(reason, "BATON_LOG is not understood; the default is used");
+    }
 }
 
 #[expect(clippy::print_stdout, reason = "what a command answers belongs on standard output")]

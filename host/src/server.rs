@@ -35,6 +35,10 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0";
 /// Streams at once on one HTTP/2 connection.
 const STREAMS: u32 = 256;
 
+/// How often an HTTP/2 client is asked whether it is still there, and how long it may take to say.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
 /// How long to wait for the rest of a preface that came in pieces.
 const PREFACE_PAUSE: Duration = Duration::from_millis(5);
 
@@ -136,6 +140,8 @@ impl Server {
         let mut http2 = http2::Builder::new(Streams(host.tasks.clone()));
         http2
             .timer(TokioTimer::new())
+            .keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_TIMEOUT)
             .max_concurrent_streams(STREAMS)
             .max_header_list_size(u32::try_from(buffer).unwrap_or(u32::MAX));
         let connections = bounds.max_connections.min(Semaphore::MAX_PERMITS);

@@ -111,7 +111,7 @@ fn finish(
     if host.server_timing
         && let Some(timing) = record.server_timing(Instant::now())
     {
-        response.headers_mut().insert(SERVER_TIMING, timing);
+        response.headers_mut().append(SERVER_TIMING, timing);
     }
     if record.problem.is_some() && intake.as_ref().is_some_and(|intake| intake.fault().is_some()) {
         // What follows on this connection is the rest of a body that nobody reads.
@@ -170,7 +170,6 @@ async fn dispatch(
         native::Attempt::Answered(response) => Ok(response.map(Source::Native)),
         native::Attempt::Failed(problem) => Err(problem),
         native::Attempt::Declined(request, reason) => {
-            record.tier = Some((Tier::Wasm, reason));
             if reason == Reason::SandboxGone {
                 record.fell_back = Some(Instant::now());
                 record.work_span = baton_otel::context::new_span_id();
@@ -178,6 +177,7 @@ async fn dispatch(
             let Some(component) = &function.component else {
                 return Err(Problem::new(Kind::Starting, "no sandbox can take the request"));
             };
+            record.tier = Some((Tier::Wasm, reason));
             run_component(component, record, request).await
         }
     }
@@ -331,7 +331,6 @@ fn rewrite(
     } else if !headers.contains_key(header::HOST) {
         headers.insert(header::HOST, HeaderValue::from_static("localhost"));
     }
-    headers.remove(FORWARDED);
     for name in [X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PREFIX, X_FORWARDED_PROTO] {
         headers.remove(name);
     }
@@ -341,6 +340,7 @@ fn rewrite(
     if let Some(host) = headers.get(header::HOST).cloned() {
         headers.insert(X_FORWARDED_HOST, host);
     }
+    headers.insert(FORWARDED, forwarded(headers, record));
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(record.peer.scheme()));
     if prefix > 0
         && let Ok(prefix) = prefix_value
@@ -348,6 +348,18 @@ fn rewrite(
         headers.insert(X_FORWARDED_PREFIX, prefix);
     }
     Ok(())
+}
+
+/// `Forwarded` (RFC 7239): who asked, for which host, over what.
+fn forwarded(headers: &HeaderMap, record: &Record) -> HeaderValue {
+    let client = match record.peer.client.map(|client| client.ip().to_canonical()) {
+        Some(IpAddr::V4(v4)) => v4.to_string(),
+        Some(IpAddr::V6(v6)) => format!("\"[{v6}]\""),
+        None => "unknown".to_owned(),
+    };
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let text = format!("for={client};host=\"{host}\";proto={}", record.peer.scheme());
+    HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("for=unknown"))
 }
 
 fn address(address: IpAddr) -> HeaderValue {

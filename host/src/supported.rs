@@ -1,15 +1,26 @@
 //! What the manifest can say and this version cannot do yet. It is refused rather than ignored: a
 //! limit or a guard that is written down and not kept would be worse than none.
 
+use crate::artifact::Component;
+use crate::artifact::component::Generation;
 use crate::manifest::{
-    Faults, Function, Instances, KeepAlive, Listen, Manifest, Misfit, NativeSource, Policy,
+    Fault, Function, Instances, KeepAlive, Listen, Manifest, Misfit, NativeSource, Policy,
 };
 
-/// Whether this version can serve everything that `manifest` asks for.
-///
-/// # Errors
-/// Every key that it cannot.
-pub fn check(manifest: &Manifest) -> Result<(), Faults> {
+/// Every key of `manifest` that asks for what this version cannot do; `components` is what each
+/// function's component file was found to hold.
+#[must_use]
+pub fn check(manifest: &Manifest, components: &[Option<Component>]) -> Vec<Fault> {
+    let third = |found: &&Option<Component>| {
+        matches!(found, Some(Component::Portable(Generation::P3 { .. })))
+    };
+    let newer = manifest.functions.iter().zip(components).filter(|(_, found)| third(found));
+    let newer = newer.map(|(function, _)| {
+        let problem = "components of wasi:http 0.3 are not in this version of Baton yet";
+        let expected = "a component that exports wasi:http/incoming-handler@0.2.x";
+        let key = format!("function.{}.component", function.name);
+        manifest.source.fault(key, Misfit::new(problem, expected))
+    });
     let faults = manifest.functions.iter().flat_map(|function| {
         let key = move |key: &str| format!("function.{}.{key}", function.name);
         unsupported(function).map(move |(name, what, expected)| {
@@ -17,7 +28,7 @@ pub fn check(manifest: &Manifest) -> Result<(), Faults> {
             manifest.source.fault(key(name), Misfit::new(problem, expected))
         })
     });
-    manifest.source.faults(faults.collect()).map_or(Ok(()), Err)
+    faults.chain(newer).collect()
 }
 
 type Row = (&'static str, &'static str, &'static str);
@@ -79,7 +90,7 @@ component = "a.wasm"
 instances = { reuse = { requests = 10, concurrent = 1, idle = "1s" } }
 "#;
         let manifest = Manifest::parse(text, Path::new("baton.toml")).unwrap();
-        let faults = check(&manifest).unwrap_err().to_string();
+        let faults = manifest.source.faults(check(&manifest, &[])).unwrap().to_string();
         assert!(faults.contains("baton.toml:6"), "{faults}");
         assert!(faults.contains("not in this version of Baton yet"), "{faults}");
     }
@@ -88,6 +99,6 @@ instances = { reuse = { requests = 10, concurrent = 1, idle = "1s" } }
     fn an_ordinary_manifest_is_supported() {
         let text = "[[function]]\nname = \"a\"\nroute = \"/a\"\ncomponent = \"a.wasm\"\n";
         let manifest = Manifest::parse(text, Path::new("baton.toml")).unwrap();
-        assert!(check(&manifest).is_ok());
+        assert!(check(&manifest, &[]).is_empty());
     }
 }

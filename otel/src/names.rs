@@ -51,6 +51,16 @@ names! {
     SANDBOX_PREPARE = "baton.sandbox.prepare";
     /// Creating a generic sandbox because none was parked.
     SANDBOX_CREATE = "baton.sandbox.create";
+    /// Writing the sandbox's configuration.
+    SANDBOX_CREATE_CONFIGURE = "baton.sandbox.create.configure";
+    /// libcontainer's create: namespaces, cgroup, root file system, first system-call filter.
+    SANDBOX_CREATE_CREATE = "baton.sandbox.create.create";
+    /// libcontainer's start: the second filter, and the stub executed.
+    SANDBOX_CREATE_START = "baton.sandbox.create.start";
+    /// Until the stub said that it waits for a function.
+    SANDBOX_CREATE_PARK = "baton.sandbox.create.park";
+    /// Opening the files of its limits for the host.
+    SANDBOX_CREATE_OPEN_LIMITS = "baton.sandbox.create.open_limits";
     /// Turning a parked sandbox into one of this function: limits written, executable started.
     SANDBOX_ACTIVATE = "baton.sandbox.activate";
     /// Waiting until the function accepts its first connection.

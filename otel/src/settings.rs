@@ -89,6 +89,14 @@ pub(crate) struct Batching {
     pub(crate) delay: Duration,
 }
 
+/// Whether telemetry can start with these.
+///
+/// # Errors
+/// When the manifest or a variable names an endpoint that is none.
+pub fn check(config: &Config, environment: &Environment) -> Result<(), InvalidEndpoint> {
+    Settings::resolve(config, environment, 0, None).map(drop)
+}
+
 /// Everything that [`crate::Telemetry::start`] acts on.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Settings {

@@ -56,11 +56,7 @@ pub(crate) fn spans(phases: &[Phase]) -> Vec<Span> {
         match phase.name.split_once('/') {
             None => spans.push((&phase.name, Span::new(name(&phase.name), phase.start, phase.end))),
             Some((outer, inner)) => {
-                let part = Span::new(
-                    format!("{}.{}", name(outer), inner.replace(' ', "_")),
-                    phase.start,
-                    phase.end,
-                );
+                let part = Span::new(part(inner), phase.start, phase.end);
                 match spans.iter_mut().find(|(found, _)| *found == outer) {
                     Some((_, span)) => span.children.push(part),
                     None => spans.push((outer, part)),
@@ -69,6 +65,17 @@ pub(crate) fn spans(phases: &[Phase]) -> Vec<Span> {
         }
     }
     spans.into_iter().map(|(_, span)| span).collect()
+}
+
+/// The parts of a creation, as the daemon names them.
+fn part(step: &str) -> &'static str {
+    match step {
+        "configure" => span::SANDBOX_CREATE_CONFIGURE,
+        "create" => span::SANDBOX_CREATE_CREATE,
+        "start" => span::SANDBOX_CREATE_START,
+        "park" => span::SANDBOX_CREATE_PARK,
+        _ => span::SANDBOX_CREATE_OPEN_LIMITS,
+    }
 }
 
 fn name(phase: &str) -> &'static str {

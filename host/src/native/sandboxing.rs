@@ -176,7 +176,7 @@ pub fn sandboxes(host: &Host) -> Value {
         json!({
             "id": sandbox.id.to_string(),
             "function": sandbox.function.and_then(|id| names.get(&id)).map(|name| &**name),
-            "state": format!("{:?}", sandbox.state).split('(').next().unwrap_or_default().to_lowercase(),
+            "state": sandbox.state.name(),
             "pid": sandbox.pid,
             "age_ms": u64::try_from(sandbox.age.as_millis()).unwrap_or(u64::MAX),
         })

@@ -45,6 +45,7 @@ impl Child {
         ours: OwnedFd,
         theirs: OwnedFd,
         user: &manifest::User,
+        run_dir: &RunDir,
     ) -> anyhow::Result<Self> {
         let mut command = baton(HOST_COMMAND);
         command.args(["--control", &theirs.as_raw_fd().to_string()]);
@@ -52,18 +53,21 @@ impl Child {
             let (uid, gid) = ids(user)?;
             command.args(["--uid", &uid.to_string(), "--gid", &gid.to_string()]);
         }
-        Ok(Self { pid: spawn(command, &theirs)?, control: ours })
+        Ok(Self { pid: spawn(command, &[&theirs, &run_dir.hold()?])?, control: ours })
     }
 
     /// Starts the pool daemon on its end of the socket to the host.
     pub(super) fn pool(theirs: OwnedFd, run_dir: &RunDir) -> anyhow::Result<Self> {
         let mut command = baton(POOL_COMMAND);
+        // It needs nothing of the environment but the log's filter.
         command
+            .env_clear()
+            .envs(std::env::var_os("BATON_LOG").map(|filter| ("BATON_LOG", filter)))
             .args(["--host", &theirs.as_raw_fd().to_string()])
             .arg("--state")
             .arg(run_dir.pool()?)
             .args(["--cgroup", run_dir.cgroup()]);
-        let pid = spawn(command, &theirs)?;
+        let pid = spawn(command, &[&theirs])?;
         Ok(Self { pid, control: theirs })
     }
 
@@ -89,25 +93,34 @@ fn baton(subcommand: &str) -> Command {
 }
 
 /// Starts `command` with `inherited` open in it.
-fn spawn(mut command: Command, inherited: &OwnedFd) -> anyhow::Result<Pid> {
-    // The supervisor has one thread: nobody else starts a process while the flag is off.
-    fcntl(inherited, FcntlArg::F_SETFD(FdFlag::empty()))?;
+fn spawn(mut command: Command, inherited: &[&OwnedFd]) -> anyhow::Result<Pid> {
+    // The supervisor has one thread: nobody else starts a process while the flags are off.
+    set_all(inherited, FdFlag::empty())?;
     let child = command.spawn();
-    fcntl(inherited, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+    set_all(inherited, FdFlag::FD_CLOEXEC)?;
     let child = child.context("cannot start a Baton process")?;
     Ok(Pid::from_raw(i32::try_from(child.id())?))
 }
 
+fn set_all(descriptors: &[&OwnedFd], flag: FdFlag) -> nix::Result<()> {
+    descriptors.iter().try_for_each(|fd| fcntl(fd, FcntlArg::F_SETFD(flag)).map(drop))
+}
+
+/// A user that the system does not know.
+#[derive(Debug, thiserror::Error)]
+#[error("host.user: this machine has no user {0:?}")]
+pub struct UnknownUser(String);
+
 /// The ids of a user; one given by number need not be known to the system.
-pub(super) fn ids(user: &manifest::User) -> anyhow::Result<(u32, u32)> {
+pub(super) fn ids(user: &manifest::User) -> Result<(u32, u32), UnknownUser> {
     match user {
         manifest::User::Id(id) => {
             let known = User::from_uid((*id).into()).ok().flatten();
             Ok((*id, known.map_or(*id, |user| user.gid.as_raw())))
         }
         manifest::User::Name(name) => {
-            let user = User::from_name(name).context("cannot read the user database")?;
-            let user = user.with_context(|| format!("host.user: there is no user {name}"))?;
+            let user = User::from_name(name).ok().flatten();
+            let user = user.ok_or_else(|| UnknownUser(name.clone()))?;
             Ok((user.uid.as_raw(), user.gid.as_raw()))
         }
     }

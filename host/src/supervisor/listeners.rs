@@ -3,11 +3,12 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket,
     sockopt,
@@ -127,16 +128,14 @@ fn bind_unix(path: &Path) -> io::Result<OwnedFd> {
 
 /// A listening socket that Baton was started with (`fd:3`).
 fn inherit(fd: i32) -> io::Result<OwnedFd> {
-    nix::fcntl::fcntl(borrow(fd), nix::fcntl::FcntlArg::F_GETFD)
-        .map_err(|_| io::Error::other(format!("no descriptor {fd} was inherited")))?;
-    borrow(fd).try_clone_to_owned()
-}
-
-fn borrow(fd: i32) -> BorrowedFd<'static> {
-    #[expect(unsafe_code, reason = "an inherited descriptor is only known by its number")]
-    // SAFETY: the caller names a descriptor that the process was started with; whether it is open
-    // is checked before it is used, and nothing in the supervisor closes it.
-    unsafe {
-        BorrowedFd::borrow_raw(fd)
+    if !Path::new(&format!("/proc/self/fd/{fd}")).exists() {
+        return Err(io::Error::other(format!("no descriptor {fd} was inherited")));
     }
+    #[expect(unsafe_code, reason = "an inherited descriptor is only known by its number")]
+    // SAFETY: it is open, it was open when the process started (the manifest's numbers are checked
+    // to be 3 or more, and listeners are bound before anything else is opened), and a manifest
+    // names each one once.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+    Ok(fd)
 }

@@ -33,14 +33,25 @@ pub use artifacts::{OpenError, open_cache, seal};
 /// What was asked for cannot be done here: a matter of usage, not a failure.
 #[derive(Debug, thiserror::Error)]
 pub enum Misuse {
-    /// Sandboxes need root.
+    /// Sandboxes cannot be made here.
     #[error(
-        "function {function} has policy \"native\", which needs sandboxes, which need root; run Baton as root or give the function a component"
+        "function {function} has policy \"native\", which needs sandboxes: {missing}; `baton doctor` says more"
     )]
-    NeedsRoot {
+    NoSandboxes {
         /// The function.
         function: String,
+        /// What is missing for them.
+        missing: String,
     },
+    /// The arguments contradict each other.
+    #[error("{0}")]
+    Arguments(&'static str),
+    /// The user that the host is to become is not known.
+    #[error(transparent)]
+    User(#[from] UnknownUser),
+    /// The telemetry's endpoint or variables cannot be used.
+    #[error(transparent)]
+    Telemetry(#[from] baton_otel::settings::InvalidEndpoint),
     /// The host cannot reach its own sockets.
     #[error(
         "the state directory lies below {}, which user {uid}, as whom the host runs, cannot enter; choose another with --state-dir",
@@ -68,7 +79,9 @@ use crate::artifact::Component;
 use crate::handover::{self, Deployment, Outgoing, Sandboxes, TlsFiles};
 use crate::manifest::{Manifest, Policy};
 use crate::tls::TlsError;
-use child::Child;
+use baton_otel::Environment;
+use baton_pool::daemon::probe::Machine;
+use child::{Child, UnknownUser};
 use listeners::Listeners;
 use signals::Signals;
 
@@ -77,6 +90,9 @@ const RESTARTS: u32 = 5;
 
 /// A process that lived this long has not died in a row with the last one.
 const SETTLED: Duration = Duration::from_secs(10);
+
+/// Before a process is started again, for each of its deaths in a row.
+const RESTART_PAUSE: Duration = Duration::from_millis(100);
 
 /// What a stopping host may take beyond its drain: flushing, and ending its sandboxes.
 const HOST_MARGIN: Duration = Duration::from_secs(15);
@@ -102,16 +118,21 @@ pub fn run(
     manifest: Manifest,
     components: &[Option<Component>],
     places: &Places,
+    environment: &Environment,
 ) -> anyhow::Result<()> {
     let signals = Signals::block()?;
-    let privileged = nix::unistd::geteuid().is_root();
-    require_sandboxes_where_needed(&manifest, privileged)?;
+    let sandboxes_possible = require_sandboxes_where_needed(&manifest)?;
+    if nix::unistd::geteuid().is_root() {
+        child::ids(&manifest.host.user).map_err(Misuse::User)?;
+    }
+    crate::host::telemetry_settings(&manifest.telemetry, environment).map_err(Misuse::Telemetry)?;
     let run_dir = RunDir::create(places)?;
     let listeners = Listeners::bind(&manifest.host).map_err(Misuse::Bind)?;
     let deployments = artifacts::open(&manifest, components)?;
     let tls = artifacts::tls(&manifest.host)?;
     let cache = artifacts::cache(&manifest.host);
-    let with_pool = privileged && deployments.iter().any(|function| function.native.is_some());
+    let with_pool =
+        sandboxes_possible && deployments.iter().any(|function| function.native.is_some());
     let sandboxes = with_pool.then(|| run_dir.sockets(&manifest.host)).transpose()?;
     listeners.announce(&manifest.host)?;
     let mut supervisor = Supervisor {
@@ -130,18 +151,23 @@ pub fn run(
     ended
 }
 
-fn require_sandboxes_where_needed(manifest: &Manifest, privileged: bool) -> anyhow::Result<()> {
-    if privileged {
-        return Ok(());
+/// Whether sandboxes can be made here; an error when a function cannot do without.
+fn require_sandboxes_where_needed(manifest: &Manifest) -> Result<bool, Misuse> {
+    let missing = Machine::probe().missing();
+    if missing.is_empty() {
+        return Ok(true);
     }
+    let missing = missing.join(", ");
     let native = |f: &&crate::manifest::Function| f.policy == Policy::Native;
     if let Some(function) = manifest.functions.iter().find(native) {
-        return Err(Misuse::NeedsRoot { function: function.name.clone() }.into());
+        return Err(Misuse::NoSandboxes { function: function.name.clone(), missing });
     }
     if manifest.functions.iter().any(|function| function.native.is_some()) {
-        tracing::warn!("not root: no sandboxes can be made, everything is served from WebAssembly");
+        tracing::warn!(
+            "no sandboxes can be made, everything is served from WebAssembly: {missing}"
+        );
     }
-    Ok(())
+    Ok(false)
 }
 
 struct Supervisor {
@@ -170,6 +196,8 @@ impl Kept {
             true => before.deaths + 1,
             false => 1,
         });
+        // What dies at once would otherwise be started as fast as it dies.
+        std::thread::sleep(RESTART_PAUSE * deaths);
         Self { child, started: Instant::now(), deaths }
     }
 }
@@ -197,7 +225,7 @@ impl Supervisor {
     fn start_host(&mut self) -> anyhow::Result<()> {
         let Some(listeners) = &self.listeners else { return Ok(()) };
         let (ours, theirs) = baton_pool::protocol::channel()?;
-        let child = Child::host(ours, theirs, &self.manifest.host.user)?;
+        let child = Child::host(ours, theirs, &self.manifest.host.user, &self.run_dir)?;
         let outgoing = Outgoing {
             manifest: &self.manifest,
             functions: &self.deployments,
@@ -239,6 +267,7 @@ impl Supervisor {
                 let deaths = self.pool.as_ref().map_or(0, |kept| kept.deaths);
                 tracing::error!(?status, "the pool daemon died");
                 if deaths >= RESTARTS {
+                    self.pool = None;
                     tracing::error!(
                         "no sandboxes any more: the pool daemon died {deaths} times in a row"
                     );

@@ -2,6 +2,7 @@
 
 use std::fs::{self, DirBuilder};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -36,6 +37,15 @@ impl RunDir {
     #[must_use]
     pub fn path(&self) -> &Path {
         self.lock.directory()
+    }
+
+    /// A descriptor that keeps the run alive, for the host, which outlives a killed supervisor until
+    /// its requests have ended. The daemon gets none: its sandboxes would inherit it.
+    ///
+    /// # Errors
+    /// When the process is out of descriptors.
+    pub fn hold(&self) -> io::Result<OwnedFd> {
+        Ok(self.lock.as_lock().try_clone()?.into())
     }
 
     /// The run's cgroup, from the root of the hierarchy.

@@ -32,8 +32,8 @@ const TABLE_KEEP_RESIDENT: usize = 64 << 10;
 /// Core instances, memories and tables that one component may have. Components linked from many
 /// modules (Python's) use some forty core instances around one memory and one table.
 const CORE_INSTANCES_PER_COMPONENT: u32 = 100;
-const MEMORIES_PER_COMPONENT: u32 = 4;
-const TABLES_PER_COMPONENT: u32 = 8;
+const MEMORIES_PER_COMPONENT: u32 = 2;
+const TABLES_PER_COMPONENT: u32 = 4;
 
 /// Elements that a table may grow to.
 pub(super) const TABLE_ELEMENTS: usize = 100_000;
@@ -130,8 +130,8 @@ fn config(slots: Slots) -> Config {
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(slots.instances)
         .total_core_instances(slots.instances.saturating_mul(CORE_INSTANCES_PER_COMPONENT))
-        .total_memories(slots.instances.saturating_mul(2))
-        .total_tables(slots.instances.saturating_mul(4))
+        .total_memories(slots.instances.saturating_mul(MEMORIES_PER_COMPONENT))
+        .total_tables(slots.instances.saturating_mul(TABLES_PER_COMPONENT))
         .total_stacks(slots.instances)
         .max_core_instances_per_component(CORE_INSTANCES_PER_COMPONENT)
         .max_memories_per_component(MEMORIES_PER_COMPONENT)

@@ -17,7 +17,7 @@ use super::cgroup::{Group, Hierarchies};
 #[derive(Debug)]
 pub struct RunLock {
     directory: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 /// Why a run could not take its ID.
@@ -60,12 +60,17 @@ impl RunLock {
         loop {
             DirBuilder::new().recursive(true).mode(0o755).create(&directory).map_err(failed)?;
             match take(&directory, true) {
-                Ok(Some(lock)) => return Ok(RunLock { directory, _lock: lock }),
+                Ok(Some(lock)) => return Ok(RunLock { directory, lock }),
                 Ok(None) => return Err(ClaimError::Taken(directory)),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(failed(error)),
             }
         }
+    }
+
+    /// The lock, for a process that is to keep the run alive as well.
+    pub fn as_lock(&self) -> &File {
+        &self.lock
     }
 
     /// The run's directory.

@@ -623,6 +623,7 @@ fn a_request_that_goes_wrong_before_the_first_accept_was_seen_is_no_failed_start
         world.executed(id);
         world.give_back(0, false);
         world.gone(id, Exit::Signal(9));
+        world.answer_all();
     }
     world.wait(function);
     assert_eq!(world.activating.len(), 1, "no pause");
