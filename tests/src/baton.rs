@@ -42,6 +42,8 @@ pub struct Setup {
     variables: Vec<(String, String)>,
     arguments: Vec<String>,
     unprivileged: bool,
+    /// The only function, of `baton run`.
+    alone: Option<String>,
 }
 
 impl Setup {
@@ -49,6 +51,12 @@ impl Setup {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// `baton run` with both builds of a function, without a manifest.
+    #[must_use]
+    pub fn run(name: &str) -> Self {
+        Self { alone: Some(name.to_owned()), ..Self::default() }
     }
 
     /// Adds a line to `[host]`.
@@ -104,7 +112,7 @@ impl Setup {
         self
     }
 
-    /// Adds an argument to `baton serve`.
+    /// Adds an argument to the command.
     #[must_use]
     pub fn argument(mut self, argument: &str) -> Self {
         self.arguments.push(argument.to_owned());
@@ -192,7 +200,8 @@ impl Setup {
 
     fn command(&self, place: &Place) -> Command {
         // Shared by all tests, so that each component is compiled once.
-        let mut text = self.manifest(&target_dir().join("tests-cache"));
+        let cache = target_dir().join("tests-cache");
+        let mut text = self.manifest(&cache);
         let mut command = Command::new(program());
         if self.unprivileged {
             let functions = place.hand_over();
@@ -202,9 +211,16 @@ impl Setup {
             command.args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups"]);
             command.arg(place.path().join("baton"));
         }
-        let manifest = place.path().join("baton.toml");
-        fs::write(&manifest, text).expect("a writable directory");
-        command.args(["serve", "--config", path(&manifest)]);
+        if let Some(name) = &self.alone {
+            let native = functions_dir().join(name);
+            command.args(["run", path(&native.with_extension("wasm")), "--native", path(&native)]);
+            command.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+            command.args(["--cache-dir", path(&cache)]);
+        } else {
+            let manifest = place.path().join("baton.toml");
+            fs::write(&manifest, text).expect("a writable directory");
+            command.args(["serve", "--config", path(&manifest)]);
+        }
         command.args(["--state-dir", path(&place.state())]);
         command.args(["--cgroup-parent", &place.cgroup_parent]);
         command.args(&self.arguments);
@@ -439,6 +455,16 @@ impl Baton {
         document["in_flight"].as_u64().expect("a count")
     }
 
+    /// Waits until a sandbox is parked: a request has one prepared only while the pool works.
+    ///
+    /// # Panics
+    /// When none is within half a minute.
+    #[track_caller]
+    pub fn until_parked(&self) {
+        let parked = |sandbox: &Sandbox| sandbox.state == "parked";
+        wait_until("a sandbox is parked", || self.sandboxes().iter().any(parked));
+    }
+
     /// Asks until the native build answers, and returns that answer.
     ///
     /// # Panics
@@ -547,6 +573,7 @@ impl Baton {
 }
 
 impl Drop for Baton {
+    #[expect(clippy::print_stderr, reason = "a failed test shows what Baton wrote")]
     fn drop(&mut self) {
         if let Ok(None) = self.process.try_wait() {
             // Drained politely first: what it started is for it to remove.

@@ -115,7 +115,10 @@ fn a_core_module_is_refused() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("core.wasm");
     fs::write(&path, b"\0asm\x01\0\0\0").unwrap();
-    assert_artifact_refused(&format!("component = \"{}\"", path.display()), "a core WebAssembly module");
+    assert_artifact_refused(
+        &format!("component = \"{}\"", path.display()),
+        "a core WebAssembly module",
+    );
 }
 
 #[test]
@@ -158,7 +161,8 @@ fn an_executable_that_may_not_be_executed_is_refused() {
 
 #[test]
 fn run_refuses_what_cannot_be_served() {
-    for arguments in [vec!["run", "/nowhere.wasm"], vec!["run"], vec!["run", "--native", "/bin/sh"]] {
+    for arguments in [vec!["run", "/nowhere.wasm"], vec!["run"], vec!["run", "--native", "/bin/sh"]]
+    {
         let output = baton(&arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", said(&output));
     }
@@ -206,8 +210,7 @@ fn doctor_says_to_a_user_what_is_missing() {
 fn a_component_compiled_into_the_cache_is_loaded_from_there() {
     let place = TempDir::new().unwrap();
     let cache = place.path().join("cache");
-    let compiled =
-        baton(&["compile", &component("hello"), "--cache", "--cache-dir", text(&cache)]);
+    let compiled = baton(&["compile", &component("hello"), "--cache", "--cache-dir", text(&cache)]);
     assert!(compiled.status.success(), "{}", said(&compiled));
     let baton =
         Setup::new().wasm("hello").host(&format!("cache.dir = \"{}\"", cache.display())).start();

@@ -26,8 +26,7 @@ type Tiers = BTreeMap<String, usize>;
 
 #[test]
 fn ten_thousand_requests_over_three_functions_are_all_answered_right() {
-    let mut baton =
-        Setup::new().hybrid("hello").hybrid("float-operation").hybrid("matmul").start();
+    let mut baton = Setup::new().hybrid("hello").hybrid("float-operation").hybrid("matmul").start();
     let right: Vec<Bytes> = (1..3).map(|number| baton.ask(asked(number)).into_body()).collect();
     let tiers: Tiers = thread::scope(|scope| {
         let clients: Vec<_> = (0..CONNECTIONS)

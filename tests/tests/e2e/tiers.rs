@@ -45,6 +45,13 @@ fn wasm_answers_first_and_the_native_build_later_alike() {
 }
 
 #[test]
+fn run_serves_both_builds_at_the_root_and_says_the_tier() {
+    let baton = Setup::run("hello").start();
+    assert_eq!(tier_of(&baton.get("/")), "wasm");
+    assert_eq!(baton.until_native("/you").body(), "hello, you\n");
+}
+
+#[test]
 fn the_trace_says_why_a_tier_was_chosen() {
     let baton = Setup::new().hybrid("hello").start();
     assert_eq!(reason_of(&baton, 1, "/hello"), "no-warm-sandbox");
@@ -138,6 +145,7 @@ fn a_minimum_of_sandboxes_is_there_before_the_first_request() {
 #[test]
 fn there_are_never_more_sandboxes_than_the_maximum() {
     let baton = Setup::new().hybrid("misbehaving").with("sandboxes.max = 2").start();
+    baton.until_parked();
     let mut clients: Vec<_> = (0..6).map(|_| baton.raw()).collect();
     for client in &mut clients {
         client

@@ -134,7 +134,8 @@ fn the_trace_of_the_wasm_tier_has_these_phases() {
     let baton = told(&collector, Setup::new().wasm("hello")).start();
     ask(&baton, 1, "/hello");
     let (_, spans) = server_span(&collector, 1);
-    let wanted = "GET /hello/*\n  baton.admit\n  baton.component.instantiate\n  baton.component.handle\n";
+    let wanted =
+        "GET /hello/*\n  baton.admit\n  baton.component.instantiate\n  baton.component.handle\n";
     assert_eq!(tree(&spans), wanted);
 }
 
@@ -157,6 +158,7 @@ fn the_trace_of_the_native_tier_has_these_phases() {
 fn the_preparation_of_a_sandbox_is_linked_to_the_request_that_caused_it() {
     let collector = Collector::start();
     let baton = told(&collector, Setup::new().hybrid("hello")).start();
+    baton.until_parked();
     ask(&baton, 1, "/hello");
     let (cause, _) = server_span(&collector, 1);
     let is_it = |span: &Span| span.name == "baton.sandbox.prepare";
