@@ -170,8 +170,25 @@ fn the_preparation_of_a_sandbox_is_linked_to_the_request_that_caused_it() {
     assert_eq!(prepare.attributes["faas.name"], "hello");
     let parts: Vec<&str> =
         children(&spans, prepare).into_iter().map(|part| part.name.as_str()).collect();
-    let wanted = ["baton.sandbox.create", "baton.sandbox.activate", "baton.sandbox.ready"];
-    assert_eq!(parts, wanted, "{}", tree(&spans));
+    // It was parked, so it was not created for this.
+    assert_eq!(parts, ["baton.sandbox.activate", "baton.sandbox.ready"], "{}", tree(&spans));
+}
+
+#[test]
+fn a_request_that_waits_for_its_sandbox_is_cold_and_shows_the_activation() {
+    let collector = Collector::start();
+    let baton = told(&collector, Setup::new().native("hello")).start();
+    ask(&baton, 1, "/hello");
+    let (span, spans) = server_span(&collector, 1);
+    assert_eq!(span.attributes["faas.coldstart"], true);
+    assert_tiled(&spans, &span);
+    let parts = children(&spans, &span);
+    let lease = parts.iter().find(|part| part.name == "baton.sandbox.lease").unwrap();
+    let inside: Vec<&str> =
+        children(&spans, lease).into_iter().map(|part| part.name.as_str()).collect();
+    assert!(inside.contains(&"baton.sandbox.activate"), "{}", tree(&spans));
+    ask(&baton, 2, "/hello");
+    assert_eq!(server_span(&collector, 2).0.attributes["faas.coldstart"], false);
 }
 
 /// The `traceparent` that a function saw, in parts.
