@@ -113,7 +113,11 @@ fn finish(
     {
         response.headers_mut().append(SERVER_TIMING, timing);
     }
-    if record.problem.is_some() && intake.as_ref().is_some_and(|intake| intake.fault().is_some()) {
+    let http1 = record.version <= Version::HTTP_11;
+    if http1
+        && record.problem.is_some()
+        && intake.as_ref().is_some_and(|intake| intake.fault().is_some())
+    {
         // What follows on this connection is the rest of a body that nobody reads.
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
