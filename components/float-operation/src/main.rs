@@ -11,6 +11,7 @@
 use axum::Router;
 use axum::routing::post;
 use baton_function::{Json, Problem, ServeError};
+use baton_papers::within;
 use serde::{Deserialize, Serialize};
 
 /// Some seconds of work; more is a mistake or an attack.
@@ -50,12 +51,8 @@ struct Output {
 
 async fn answer(Json(input): Json<Input>) -> Result<Json<Output>, Problem> {
     let Input { n, value } = input;
-    if !(1..=N_MAX).contains(&n) {
-        return Err(Problem::bad_request(format!("n is {n}, expected 1 to {N_MAX}")));
-    }
-    if !(0.0..=VALUE_MAX).contains(&value) {
-        return Err(Problem::bad_request(format!("value is {value}, expected 0 to {VALUE_MAX}")));
-    }
+    within("n", n, 1..=N_MAX)?;
+    within("value", value, 0.0..=VALUE_MAX)?;
     Ok(Json(float_operation(n, value)))
 }
 

@@ -94,6 +94,10 @@ fn announce_length<B: http_body::Body>(method: &Method, response: &mut Response<
     }
 }
 
+pub(crate) async fn sleep(duration: std::time::Duration) {
+    wstd::task::sleep(duration.into()).await;
+}
+
 pub(crate) fn from_wasi(body: WasiBody) -> Body {
     body.into_boxed_body().map_err(Into::into).boxed_unsync()
 }

@@ -105,6 +105,11 @@ where
     build::serve(service)
 }
 
+/// Waits, and lets other requests go on meanwhile.
+pub async fn sleep(duration: std::time::Duration) {
+    build::sleep(duration).await;
+}
+
 /// As [`serve`], and a native build uses `threads` threads. A component has always one.
 ///
 /// # Errors

@@ -51,6 +51,10 @@ where
     runtime.build()?.block_on(serve_inherited(service))
 }
 
+pub(crate) async fn sleep(duration: std::time::Duration) {
+    tokio::time::sleep(duration).await;
+}
+
 async fn serve_inherited<S, B>(service: S) -> Result<(), ServeError>
 where
     S: Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>, Future: Send>,
