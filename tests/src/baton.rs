@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read as _};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -349,16 +349,19 @@ impl Baton {
     fn started(mut process: Child, place: Arc<Place>) -> Self {
         let mut output = BufReader::new(process.stdout.take().expect("standard output is a pipe"));
         let mut announced = |what: &str| {
-            let mut line = String::new();
-            output.read_line(&mut line).expect("readable output");
-            let address = line.trim_end().strip_prefix(what).and_then(|rest| rest.parse().ok());
-            address.unwrap_or_else(|| {
-                let log = fs::read_to_string(place.log()).unwrap_or_default();
-                panic!("baton said {line:?} instead of where it is {what}\n{log}")
-            })
+            for line in output.by_ref().lines() {
+                // There may be more listeners, of which the first is used.
+                let line = line.expect("readable output");
+                let address = line.strip_prefix(what).and_then(|rest| rest.split_once("://"));
+                if let Some(address) = address.and_then(|(_, address)| address.parse().ok()) {
+                    return address;
+                }
+            }
+            let log = fs::read_to_string(place.log()).unwrap_or_default();
+            panic!("baton ended without saying where it is {what}\n{log}")
         };
-        let address = announced("listening on http://");
-        let admin = announced("administration on http://");
+        let address = announced("listening on ");
+        let admin = announced("administration on ");
         let baton = Self { process, _output: output, address, admin, place };
         wait_until("Baton is ready", || {
             baton.ask_admin("/readyz").is_some_and(|r| r.status() == 200)
@@ -404,7 +407,9 @@ impl Baton {
         Raw::open(self.address)
     }
 
-    fn ask_admin(&self, path: &str) -> Option<Response<Bytes>> {
+    /// An answer of the administration; none while the host process is being started again.
+    #[must_use]
+    pub fn ask_admin(&self, path: &str) -> Option<Response<Bytes>> {
         Connection::open(self.admin).ok()?.send(request(Method::GET, path, "")).ok()
     }
 

@@ -439,7 +439,10 @@ impl Store {
         Self { address, objects, _server: server }
     }
 
-    async fn got(State(objects): State<Objects>, Path(name): Path<String>) -> Response<Full<Bytes>> {
+    async fn got(
+        State(objects): State<Objects>,
+        Path(name): Path<String>,
+    ) -> Response<Full<Bytes>> {
         let object = objects.lock().unwrap().get(&name).cloned();
         let status = if object.is_some() { StatusCode::OK } else { StatusCode::NOT_FOUND };
         Response::builder().status(status).body(Full::new(object.unwrap_or_default())).unwrap()
@@ -519,10 +522,8 @@ async fn object_that_is_not_there_is_answered_502() {
 #[tokio::test]
 async fn both_builds_pass_on_what_a_server_replies() {
     let store = Store::start().await;
-    let body = format!(
-        r#"{{"measure": false, "server": "{}", "message": "grüße"}}"#,
-        store.url("server")
-    );
+    let body =
+        format!(r#"{{"measure": false, "server": "{}", "message": "grüße"}}"#, store.url("server"));
     let answers = ask_both("server-reply", &store, |_| body.clone()).await;
     assert!(answers[0].body().ends_with(r#""reply":"grüße"}}"#.as_bytes()));
     assert_answered_alike(answers, 200);

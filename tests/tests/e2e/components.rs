@@ -78,8 +78,20 @@ fn a_trap_midway_breaks_the_answer_off() {
 }
 
 #[test]
-fn a_trap_before_anything_was_sent_is_answered_500() {
-    assert_fails("/misbehaving/crash-after-head", "trapped", 500);
+fn a_trap_right_after_the_head_never_looks_like_a_whole_answer() {
+    let baton = baton();
+    for _ in 0..20 {
+        let mut raw = baton.raw();
+        raw.write(
+            "GET /misbehaving/crash-after-head HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+        )
+        .unwrap();
+        let answer = raw.rest();
+        // Whether the head had left depends on when the guest had to yield.
+        let refused = answer.starts_with("HTTP/1.1 500 ") && answer.contains("problem:trapped");
+        assert!(refused || !is_whole(&answer), "{answer}");
+    }
+    assert_eq!(baton.get("/misbehaving").body(), "fine\n");
 }
 
 #[test]
