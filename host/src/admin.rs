@@ -17,7 +17,9 @@ use tokio::task::JoinHandle;
 
 use crate::function::Function;
 use crate::host::Host;
+use crate::metrics;
 use crate::server::Listener;
+use crate::tier::Tier;
 
 /// The administration server while it runs.
 pub struct Admin {
@@ -58,6 +60,7 @@ fn router(host: Arc<Host>) -> Router {
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
         .route("/v1/functions", get(functions))
         .route("/v1/functions/{name}", get(function))
         .route("/v1/sandboxes", get(sandboxes))
@@ -102,6 +105,11 @@ async fn readyz(State(host): State<Arc<Host>>) -> Response {
     }
 }
 
+async fn metrics(State(host): State<Arc<Host>>) -> Response {
+    let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+    (kind, metrics::render(&host)).into_response()
+}
+
 async fn functions(State(host): State<Arc<Host>>) -> Json<Value> {
     let functions = host.functions.load();
     Json(json!({
@@ -118,7 +126,13 @@ async fn function(State(host): State<Arc<Host>>, Path(name): Path<String>) -> Re
 }
 
 fn describe(function: &Function) -> Value {
-    let (wasm, native, refused, failed) = function.counts.read();
+    let counts = &function.counts;
+    let requests = json!({
+        "wasm": counts.answered(Tier::Wasm),
+        "native": counts.answered(Tier::Native),
+        "refused": counts.refused(),
+        "failed": counts.failed(),
+    });
     let component = function.component.as_ref().map(|component| match component.get() {
         None => json!({"state": "loading"}),
         Some(Ok(loaded)) => json!({"state": "loaded", "source": loaded.source.name()}),
@@ -130,7 +144,7 @@ fn describe(function: &Function) -> Value {
         "policy": function.spec.policy,
         "digest": &*function.digest,
         "component": component,
-        "requests": {"wasm": wasm, "native": native, "refused": refused, "failed": failed},
+        "requests": requests,
         "in_flight": function.gate.in_flight(),
         "waiting": function.gate.waiting(),
         "sandboxes": function.native.as_ref().map(|native| native.statistics()),

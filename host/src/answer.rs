@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Bytes;
+use http::{Method, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use tokio::sync::OwnedSemaphorePermit;
@@ -168,13 +169,18 @@ impl Body for Answer {
     }
 }
 
+/// Whether an answer ends with its head (RFC 9110, section 6.4.1).
+fn has_no_body(record: &Record) -> bool {
+    record.method == Method::HEAD
+        || matches!(record.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+}
+
 impl Drop for Answer {
     /// The connection drops a body that it has written whole, and one whose client has left.
     fn drop(&mut self) {
         let whole = self.is_end_stream()
             || self.ending.as_ref().is_some_and(|ending| {
-                ending.promised == Some(ending.record.sent)
-                    || ending.record.method == http::Method::HEAD
+                ending.promised == Some(ending.record.sent) || has_no_body(&ending.record)
             });
         self.end(if whole { Outcome::Complete } else { Outcome::ClientGone });
     }

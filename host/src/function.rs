@@ -2,11 +2,13 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
 use crate::gate::{Bounds, Gate};
 use crate::manifest;
+use crate::metrics::Histogram;
 use crate::tier::Tier;
 use crate::wasm::{LoadError, Program, Source};
 
@@ -100,32 +102,72 @@ impl Component {
     }
 }
 
-/// Requests by the tier that answered them.
+/// What a function has answered.
 #[derive(Default)]
 pub struct Counts {
-    wasm: AtomicU64,
-    native: AtomicU64,
+    wasm: Histogram,
+    native: Histogram,
+    answered: [AtomicU64; 2],
     refused: AtomicU64,
     failed: AtomicU64,
+    cold: AtomicU64,
 }
 
 impl Counts {
-    /// Counts a request that ended.
-    pub fn add(&self, tier: Option<Tier>, failed: bool) {
-        let counter = match tier {
-            Some(Tier::Wasm) => &self.wasm,
-            Some(Tier::Native) => &self.native,
-            None => &self.refused,
-        };
-        counter.fetch_add(1, Ordering::Relaxed);
+    /// Counts a request that ended after `duration`, answered by `tier` if by any.
+    pub fn add(&self, tier: Option<Tier>, duration: Duration, failed: bool, cold: bool) {
+        match tier {
+            Some(tier) => {
+                self.durations(tier).record(duration);
+                increment(self.count(tier));
+            }
+            None => increment(&self.refused),
+        }
         if failed {
-            self.failed.fetch_add(1, Ordering::Relaxed);
+            increment(&self.failed);
+        }
+        if cold {
+            increment(&self.cold);
         }
     }
 
-    /// `(wasm, native, refused, failed)`.
-    pub fn read(&self) -> (u64, u64, u64, u64) {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        (read(&self.wasm), read(&self.native), read(&self.refused), read(&self.failed))
+    /// How long the requests took that a tier answered.
+    pub fn durations(&self, tier: Tier) -> &Histogram {
+        match tier {
+            Tier::Wasm => &self.wasm,
+            Tier::Native => &self.native,
+        }
     }
+
+    /// Requests that a tier answered.
+    pub fn answered(&self, tier: Tier) -> u64 {
+        self.count(tier).load(Ordering::Relaxed)
+    }
+
+    /// Requests that no tier answered.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Requests that failed on the server's side.
+    pub fn failed(&self) -> u64 {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    /// Requests that waited for a load, an activation or a creation.
+    pub fn cold(&self) -> u64 {
+        self.cold.load(Ordering::Relaxed)
+    }
+
+    fn count(&self, tier: Tier) -> &AtomicU64 {
+        let [wasm, native] = &self.answered;
+        match tier {
+            Tier::Wasm => wasm,
+            Tier::Native => native,
+        }
+    }
+}
+
+fn increment(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
 }

@@ -20,6 +20,7 @@ pub mod handover;
 pub mod host;
 pub mod load;
 pub mod manifest;
+pub mod metrics;
 pub mod native;
 pub mod observer;
 pub mod phases;

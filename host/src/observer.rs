@@ -26,7 +26,9 @@ impl Observer {
         let end = Instant::now();
         if let Some(function) = &record.function {
             let tier = record.tier.map(|(tier, _)| tier);
-            function.counts.add(tier, record.error_type(outcome).is_some());
+            let duration = end - record.phases.began();
+            let failed = outcome != Outcome::ClientGone && record.error_type(outcome).is_some();
+            function.counts.add(tier, duration, failed, record.cold);
         }
         self.access.write(record, end, outcome);
         if record.context.sampled {

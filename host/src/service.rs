@@ -113,7 +113,11 @@ fn finish(
     {
         response.headers_mut().append(SERVER_TIMING, timing);
     }
-    if record.problem.is_some() && intake.as_ref().is_some_and(|intake| intake.fault().is_some()) {
+    let http1 = record.version <= Version::HTTP_11;
+    if http1
+        && record.problem.is_some()
+        && intake.as_ref().is_some_and(|intake| intake.fault().is_some())
+    {
         // What follows on this connection is the rest of a body that nobody reads.
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
@@ -149,13 +153,10 @@ async fn answer(
     let Some(body) = intake.reader() else { unreachable!("nothing of the body was read yet") };
     let mut request = Request::from_parts(head, body);
     rewrite(&mut request, prefix, &held.record)?;
-    let answered = dispatch(&function, &mut held.record, &intake, request);
+    let answered = dispatch(&function, &mut held.record, &intake, deadline, request);
     match timeout_at(deadline.into(), answered).await {
         Ok(answered) => blame_the_client(held, answered),
-        Err(_) => Err(Problem::new(
-            Kind::Timeout,
-            format!("the function did not answer within {:?}", limits.timeout),
-        )),
+        Err(_) => Err(out_of_time(&held.record)),
     }
 }
 
@@ -164,6 +165,7 @@ async fn dispatch(
     function: &Function,
     record: &mut Record,
     intake: &Intake,
+    deadline: Instant,
     request: Request<RequestBody>,
 ) -> Result<Response<Source>, Problem> {
     match native::attempt(function, record, intake, request).await {
@@ -178,7 +180,7 @@ async fn dispatch(
                 return Err(Problem::new(Kind::Starting, "no sandbox can take the request"));
             };
             record.tier = Some((Tier::Wasm, reason));
-            run_component(component, record, request).await
+            run_component(component, record, deadline, request).await
         }
     }
 }
@@ -186,6 +188,7 @@ async fn dispatch(
 async fn run_component(
     component: &Component,
     record: &mut Record,
+    deadline: Instant,
     mut request: Request<RequestBody>,
 ) -> Result<Response<Source>, Problem> {
     let loaded = load(component, record).await?;
@@ -195,12 +198,15 @@ async fn run_component(
     let scheme = if record.peer.secure { Scheme::Https } else { Scheme::Http };
     let trace_id: Arc<str> = record.context.trace_id.to_string().into();
     let mut call = loaded.program.start(request, scheme, &trace_id, traceparent);
-    let head = call.head().await;
+    // The bound that counts is the one around the whole; here it only lets the record say in which
+    // phase the time was up.
+    let head = timeout_at(deadline.into(), call.head()).await;
     if let Some(instantiated) = call.instantiated() {
         record.phases.enter(Phase::Handle, instantiated);
     }
     record.guest_cpu = call.cpu_used();
-    let (mut head, body) = head.map_err(guest_problem)?.into_parts();
+    let head = head.map_err(|_| out_of_time(record))?.map_err(guest_problem)?;
+    let (mut head, body) = head.into_parts();
     strip_hop_by_hop(&mut head.headers);
     Ok(Response::from_parts(head, Source::Guest(call.into_body(body))))
 }
@@ -217,6 +223,12 @@ async fn load<'a>(component: &'a Component, record: &mut Record) -> Result<&'a L
         }
     };
     loaded.as_ref().map_err(|error| Problem::new(Kind::Trapped, error.to_string()))
+}
+
+fn out_of_time(record: &Record) -> Problem {
+    let timeout = record.function.as_ref().map(|function| function.spec.limits.timeout);
+    let detail = format!("the function did not answer within {:?}", timeout.unwrap_or_default());
+    Problem::new(Kind::Timeout, detail)
 }
 
 fn guest_problem(failure: Failure) -> Problem {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read as _};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -40,7 +40,10 @@ pub struct Setup {
     telemetry: String,
     functions: String,
     variables: Vec<(String, String)>,
+    arguments: Vec<String>,
     unprivileged: bool,
+    /// The only function, of `baton run`.
+    alone: Option<String>,
 }
 
 impl Setup {
@@ -48,6 +51,12 @@ impl Setup {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// `baton run` with both builds of a function, without a manifest.
+    #[must_use]
+    pub fn run(name: &str) -> Self {
+        Self { alone: Some(name.to_owned()), ..Self::default() }
     }
 
     /// Adds a line to `[host]`.
@@ -100,6 +109,13 @@ impl Setup {
     #[must_use]
     pub fn variable(mut self, name: &str, value: &str) -> Self {
         self.variables.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Adds an argument to the command.
+    #[must_use]
+    pub fn argument(mut self, argument: &str) -> Self {
+        self.arguments.push(argument.to_owned());
         self
     }
 
@@ -184,7 +200,8 @@ impl Setup {
 
     fn command(&self, place: &Place) -> Command {
         // Shared by all tests, so that each component is compiled once.
-        let mut text = self.manifest(&target_dir().join("tests-cache"));
+        let cache = target_dir().join("tests-cache");
+        let mut text = self.manifest(&cache);
         let mut command = Command::new(program());
         if self.unprivileged {
             let functions = place.hand_over();
@@ -194,11 +211,19 @@ impl Setup {
             command.args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups"]);
             command.arg(place.path().join("baton"));
         }
-        let manifest = place.path().join("baton.toml");
-        fs::write(&manifest, text).expect("a writable directory");
-        command.args(["serve", "--config", path(&manifest)]);
+        if let Some(name) = &self.alone {
+            let native = functions_dir().join(name);
+            command.args(["run", path(&native.with_extension("wasm")), "--native", path(&native)]);
+            command.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+            command.args(["--cache-dir", path(&cache)]);
+        } else {
+            let manifest = place.path().join("baton.toml");
+            fs::write(&manifest, text).expect("a writable directory");
+            command.args(["serve", "--config", path(&manifest)]);
+        }
         command.args(["--state-dir", path(&place.state())]);
         command.args(["--cgroup-parent", &place.cgroup_parent]);
+        command.args(&self.arguments);
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null());
         command
@@ -324,16 +349,19 @@ impl Baton {
     fn started(mut process: Child, place: Arc<Place>) -> Self {
         let mut output = BufReader::new(process.stdout.take().expect("standard output is a pipe"));
         let mut announced = |what: &str| {
-            let mut line = String::new();
-            output.read_line(&mut line).expect("readable output");
-            let address = line.trim_end().strip_prefix(what).and_then(|rest| rest.parse().ok());
-            address.unwrap_or_else(|| {
-                let log = fs::read_to_string(place.log()).unwrap_or_default();
-                panic!("baton said {line:?} instead of where it is {what}\n{log}")
-            })
+            for line in output.by_ref().lines() {
+                // There may be more listeners, of which the first is used.
+                let line = line.expect("readable output");
+                let address = line.strip_prefix(what).and_then(|rest| rest.split_once("://"));
+                if let Some(address) = address.and_then(|(_, address)| address.parse().ok()) {
+                    return address;
+                }
+            }
+            let log = fs::read_to_string(place.log()).unwrap_or_default();
+            panic!("baton ended without saying where it is {what}\n{log}")
         };
-        let address = announced("listening on http://");
-        let admin = announced("administration on http://");
+        let address = announced("listening on ");
+        let admin = announced("administration on ");
         let baton = Self { process, _output: output, address, admin, place };
         wait_until("Baton is ready", || {
             baton.ask_admin("/readyz").is_some_and(|r| r.status() == 200)
@@ -379,7 +407,9 @@ impl Baton {
         Raw::open(self.address)
     }
 
-    fn ask_admin(&self, path: &str) -> Option<Response<Bytes>> {
+    /// An answer of the administration; none while the host process is being started again.
+    #[must_use]
+    pub fn ask_admin(&self, path: &str) -> Option<Response<Bytes>> {
         Connection::open(self.admin).ok()?.send(request(Method::GET, path, "")).ok()
     }
 
@@ -428,6 +458,16 @@ impl Baton {
     pub fn in_flight(&self, function: &str) -> u64 {
         let document = self.administration(&format!("/v1/functions/{function}"));
         document["in_flight"].as_u64().expect("a count")
+    }
+
+    /// Waits until a sandbox is parked: a request has one prepared only while the pool works.
+    ///
+    /// # Panics
+    /// When none is within half a minute.
+    #[track_caller]
+    pub fn until_parked(&self) {
+        let parked = |sandbox: &Sandbox| sandbox.state == "parked";
+        wait_until("a sandbox is parked", || self.sandboxes().iter().any(parked));
     }
 
     /// Asks until the native build answers, and returns that answer.
@@ -538,6 +578,7 @@ impl Baton {
 }
 
 impl Drop for Baton {
+    #[expect(clippy::print_stderr, reason = "a failed test shows what Baton wrote")]
     fn drop(&mut self) {
         if let Ok(None) = self.process.try_wait() {
             // Drained politely first: what it started is for it to remove.
@@ -554,6 +595,12 @@ impl Drop for Baton {
     }
 }
 
+/// Whether a process is there and has not ended.
+#[must_use]
+pub fn is_running(pid: Pid) -> bool {
+    state(pid.as_raw()).is_ok_and(|(state, _)| !matches!(state.as_str(), "Z" | "X"))
+}
+
 /// The directories of a control group, in each hierarchy that has it.
 pub(crate) fn cgroups(group: &str) -> Vec<PathBuf> {
     let root = Path::new("/sys/fs/cgroup");
@@ -567,16 +614,19 @@ pub(crate) fn cgroups(group: &str) -> Vec<PathBuf> {
 pub fn children(pid: Pid) -> Vec<Pid> {
     let ids = fs::read_dir("/proc").into_iter().flatten().flatten();
     let ids = ids.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    ids.filter(|&id| parent(id).is_ok_and(|parent| parent == pid.as_raw()))
+    ids.filter(|&id| state(id).is_ok_and(|(_, parent)| parent == pid.as_raw()))
         .map(Pid::from_raw)
         .collect()
 }
 
-fn parent(pid: i32) -> io::Result<i32> {
+/// The state of a process and its parent.
+fn state(pid: i32) -> io::Result<(String, i32)> {
     let status = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The name in parentheses may hold anything.
-    let after = status.rsplit(") ").next().unwrap_or_default();
-    after.split(' ').nth(1).and_then(|id| id.parse().ok()).ok_or_else(|| io::Error::other(status))
+    let mut after = status.rsplit(") ").next().unwrap_or_default().split(' ');
+    let (state, parent) = (after.next(), after.next().and_then(|id| id.parse().ok()));
+    let unreadable = || io::Error::other(status.clone());
+    Ok((state.ok_or_else(unreadable)?.to_owned(), parent.ok_or_else(unreadable)?))
 }
 
 fn runs(pid: Pid, command: &str) -> bool {

@@ -33,6 +33,12 @@ impl Guest for Misbehaving {
             "/crash" => panic!("told to"),
             "/crash-midway" => {
                 let _unfinished = begin(out, &[], b"some of it\n");
+                // The host has its turn, and what is written goes out.
+                std::thread::sleep(std::time::Duration::from_millis(10));
+                panic!("told to");
+            }
+            "/crash-after-head" => {
+                let _unfinished = begin(out, &[], b"some of it\n");
                 panic!("told to");
             }
             "/short" => {

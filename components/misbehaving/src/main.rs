@@ -12,6 +12,7 @@
 //! | `/allocate` | allocates memory for ever | the same |
 //! | `/crash` | traps | ends its process |
 //! | `/crash-midway` | the same, after a head and some of its body | the same |
+//! | `/crash-after-head` | traps at once after a head and some of its body | – |
 //! | `/short` | announces more than it sends | the same, and closes the connection |
 //! | `/drip` | sends a body that never ends | the same |
 //! | `/silent` | returns without an answer | closes the connection |

@@ -112,6 +112,26 @@ impl Sandboxing {
         Ok(Native { id, sandboxing: Arc::clone(self) })
     }
 
+    /// Sandboxes by state, each with its label, and the bytes of the budget in use.
+    #[must_use]
+    pub fn gauges(&self) -> (Vec<(String, u64)>, u64) {
+        let statistics = self.pool.statistics();
+        let statistics = statistics.borrow();
+        let Counts { creating, parked, starting, warm, frozen, draining, removing } =
+            statistics.total;
+        let states = [
+            ("creating", creating),
+            ("parked", parked),
+            ("starting", starting),
+            ("warm", warm),
+            ("frozen", frozen),
+            ("draining", draining),
+            ("removing", removing),
+        ];
+        let states = states.map(|(state, count)| (format!("state=\"{state}\""), count as u64));
+        (states.into(), statistics.memory)
+    }
+
     /// Ends every sandbox.
     pub async fn shutdown(&self) {
         self.pool.shutdown().await;

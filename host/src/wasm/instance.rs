@@ -178,10 +178,11 @@ impl Call {
     ) -> Poll<Result<Response<HyperOutgoingBody>, Failure>> {
         let ended = self.poll_guest(cx);
         match (self.progress.take_answer(), ended) {
+            // Even after it has set a head: none of it has been sent, and it will not be whole.
+            (_, Poll::Ready(Err(failure))) => Poll::Ready(Err(failure)),
             (Some(Ok(response)), _) => Poll::Ready(Ok(response)),
             (Some(Err(code)), _) => Poll::Ready(Err(Failure::InvalidResponse(format!("{code:?}")))),
             (None, Poll::Ready(Ok(()))) => Poll::Ready(Err(Failure::NoResponse)),
-            (None, Poll::Ready(Err(failure))) => Poll::Ready(Err(failure)),
             (None, Poll::Pending) => Poll::Pending,
         }
     }

@@ -1,8 +1,13 @@
 //! End-to-end tests: real Batons, real clients, real sandboxes. They run as root.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 
+mod administration;
+mod command_line;
 mod components;
 mod http;
+mod listeners;
 mod natives;
 mod processes;
+mod soak;
 mod tiers;
+mod tracing;

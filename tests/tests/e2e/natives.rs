@@ -98,14 +98,15 @@ fn a_native_function_that_never_accepts_is_a_problem_after_its_start_timeout() {
         .with(r#"env.MISBEHAVE = "deaf""#)
         .with(r#"limits.start_timeout = "500ms""#)
         .start();
-    let document = assert_problem(&baton.get("/misbehaving"), "crashed", 502);
-    assert!(document["detail"].as_str().unwrap().contains("never accepted"), "{document}");
+    assert_problem(&baton.get("/misbehaving"), "crashed", 502);
+    assert!(baton.log().contains("never accepted"));
     wait_until("its sandbox is removed", || baton.sandboxes_of("misbehaving").is_empty());
 }
 
 #[test]
 fn the_component_answers_for_a_native_build_that_ends_at_once() {
     let baton = Setup::new().hybrid("misbehaving").with(r#"env.MISBEHAVE = "exit""#).start();
+    baton.until_parked();
     for _ in 0..20 {
         let answer = baton.get("/misbehaving");
         assert_eq!(
@@ -123,6 +124,7 @@ fn the_component_answers_for_a_native_build_that_never_accepts() {
         .with(r#"env.MISBEHAVE = "deaf""#)
         .with(r#"limits.start_timeout = "300ms""#)
         .start();
+    baton.until_parked();
     assert_eq!(tier_of(&baton.get("/misbehaving")), "wasm");
     wait_until("the failed start is logged", || baton.log().contains("never accepted"));
     assert_eq!(tier_of(&baton.get("/misbehaving")), "wasm");

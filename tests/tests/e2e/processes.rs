@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use baton_tests::baton::{Place, Setup};
+use baton_tests::baton::{Baton, Place, Setup, is_running};
 use baton_tests::client::{Connection, Raw, request, tier_of};
 use baton_tests::footprint::Footprint;
 use baton_tests::{wait_for, wait_until};
@@ -25,6 +25,12 @@ fn nothing_remains_after_a_stop() {
     assert_eq!(footprint.left(), <[String; 0]>::default());
 }
 
+/// First processes of the sandboxes that are made; one that is being made has none yet.
+fn made(baton: &Baton) -> Vec<Pid> {
+    let pids = baton.sandboxes().into_iter().map(|sandbox| Pid::from_raw(sandbox.pid));
+    pids.filter(|pid| pid.as_raw() > 0).collect()
+}
+
 #[test]
 fn a_host_that_was_killed_is_started_again_and_serves() {
     let baton = Setup::new().hybrid("hello").start();
@@ -41,15 +47,12 @@ fn a_host_that_was_killed_is_started_again_and_serves() {
 fn a_host_that_was_killed_leaves_no_sandbox_behind() {
     let mut baton = Setup::new().hybrid("hello").start();
     baton.until_native("/hello");
-    let before: Vec<i32> = baton.sandboxes().iter().map(|sandbox| sandbox.pid).collect();
-    let host = baton.host_pid();
-    kill(host, Signal::SIGKILL).unwrap();
-    wait_until("its sandboxes are gone", || {
-        before.iter().all(|&pid| kill(Pid::from_raw(pid), None).is_err())
-    });
+    let before = made(&baton);
+    kill(baton.host_pid(), Signal::SIGKILL).unwrap();
+    wait_until("its sandboxes are gone", || !before.iter().any(|&pid| is_running(pid)));
     baton.until_native("/hello");
     let footprint = Footprint::of(&baton);
-    assert!(baton.stop().success());
+    assert!(baton.stop().success(), "{}", baton.log());
     assert_eq!(footprint.left(), <[String; 0]>::default());
 }
 
@@ -57,13 +60,13 @@ fn a_host_that_was_killed_leaves_no_sandbox_behind() {
 fn wasm_serves_on_while_the_pool_daemon_is_dead_and_sandboxes_come_back() {
     let baton = Setup::new().hybrid("hello").start();
     baton.until_native("/hello");
+    let old: Vec<String> = baton.sandboxes_of("hello").into_iter().map(|other| other.id).collect();
     let pool = baton.pool_pid();
     kill(pool, Signal::SIGKILL).unwrap();
     for _ in 0..20 {
         assert_eq!(baton.get("/hello").body(), "hello, world\n");
     }
     wait_until("another daemon runs", || baton.pool_pid() != pool);
-    let old: Vec<String> = baton.sandboxes_of("hello").into_iter().map(|other| other.id).collect();
     wait_until("a new sandbox answers", || {
         let native = tier_of(&baton.get("/hello")) == "native";
         native && baton.sandboxes_of("hello").iter().any(|sandbox| !old.contains(&sandbox.id))
@@ -74,14 +77,12 @@ fn wasm_serves_on_while_the_pool_daemon_is_dead_and_sandboxes_come_back() {
 fn a_restarted_pool_daemon_removes_what_its_predecessor_left() {
     let mut baton = Setup::new().hybrid("hello").start();
     baton.until_native("/hello");
-    let old: Vec<i32> = baton.sandboxes().iter().map(|sandbox| sandbox.pid).collect();
+    let old = made(&baton);
     kill(baton.pool_pid(), Signal::SIGKILL).unwrap();
-    wait_until("the old sandboxes are gone", || {
-        old.iter().all(|&pid| kill(Pid::from_raw(pid), None).is_err())
-    });
+    wait_until("the old sandboxes are gone", || !old.iter().any(|&pid| is_running(pid)));
     baton.until_native("/hello");
     let footprint = Footprint::of(&baton);
-    assert!(baton.stop().success());
+    assert!(baton.stop().success(), "{}", baton.log());
     assert_eq!(footprint.left(), <[String; 0]>::default());
 }
 
@@ -97,7 +98,7 @@ fn everything_goes_with_a_supervisor_that_was_killed_and_the_next_start_sweeps()
     });
     let mut next = setup.start_in(place);
     next.until_native("/hello");
-    assert!(next.stop().success());
+    assert!(next.stop().success(), "{}", next.log());
     assert_eq!(footprint.left(), <[String; 0]>::default());
 }
 
@@ -110,13 +111,13 @@ fn two_batons_side_by_side_leave_each_other_alone() {
     let warm = first.sandboxes_of("hello")[0].pid;
     let mut second = setup.start_in(place);
     second.until_native("/hello");
-    assert!(second.stop().success());
+    assert!(second.stop().success(), "{}", second.log());
     assert_eq!(tier_of(&first.get("/hello")), "native");
     assert_eq!(first.sandboxes_of("hello")[0].pid, warm);
 }
 
 /// A client whose request is in the function, without an end of its body.
-fn held(baton: &baton_tests::baton::Baton) -> Raw {
+fn held(baton: &Baton) -> Raw {
     let mut raw = baton.raw();
     raw.write(HOLD).unwrap();
     wait_until("the request is in the function", || baton.in_flight("misbehaving") == 1);
@@ -131,7 +132,7 @@ fn a_request_in_flight_is_answered_before_a_stop() {
         baton.terminate();
         wait_until("it does not listen any more", || Connection::open(baton.address).is_err());
         client.write("0\r\n\r\n").unwrap();
-        assert!(client.rest().ends_with("held\n"));
+        assert!(client.rest().contains("held\n"));
         assert!(baton.wait().success(), "{}", baton.log());
     }
 }
@@ -176,14 +177,14 @@ fn an_idle_connection_does_not_hold_up_a_stop() {
     let mut idle = Connection::open(baton.address).unwrap();
     assert_eq!(idle.send(request(Method::GET, "/hello", "")).unwrap().status(), 200);
     let mut silent = baton.raw();
-    assert!(baton.stop().success());
+    assert!(baton.stop().success(), "{}", baton.log());
     assert_eq!(silent.rest(), "");
 }
 
 #[test]
 fn a_host_that_cannot_live_ends_baton_with_an_error() {
     let mut baton = Setup::new().wasm("hello").start();
-    for _ in 0..5 {
+    for _ in 0..10 {
         let Some(host) = wait_for("a host runs or Baton has ended", || match baton.ended() {
             Some(_) => Some(None),
             None => baton.try_host_pid().map(Some),
@@ -191,7 +192,7 @@ fn a_host_that_cannot_live_ends_baton_with_an_error() {
             break;
         };
         kill(host, Signal::SIGKILL).unwrap();
-        wait_until("that host is gone", || kill(host, None).is_err() || baton.ended().is_some());
+        wait_until("that host is gone", || !is_running(host) || baton.ended().is_some());
     }
     assert_eq!(baton.wait().code(), Some(1), "{}", baton.log());
 }
@@ -205,7 +206,7 @@ fn without_root_wasm_serves_and_one_line_says_so() {
     let log = baton.log();
     let lines: Vec<&str> = log.lines().filter(|line| line.contains(" WARN ")).collect();
     let [line] = lines[..] else { panic!("{log}") };
-    assert!(line.contains("not root"), "{line}");
+    assert!(line.contains("no sandboxes can be made"), "{line}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Which tier answers, and how one stands in for the other.
 
-use baton_tests::baton::{Baton, Setup};
+use baton_tests::baton::{Baton, Setup, is_running};
 use baton_tests::client::{Connection, assert_problem, request, tier_of};
 use baton_tests::{wait_for, wait_until};
 use http::Method;
@@ -25,10 +25,15 @@ fn reason_of(baton: &Baton, trace: u8, path: &str) -> String {
     reason.as_str().unwrap_or_else(|| panic!("no reason in {root:#}")).to_owned()
 }
 
-/// The sandbox that is warm for a function.
+/// The first process of a sandbox that is warm for a function.
 fn warm(baton: &Baton, function: &str) -> Pid {
     baton.until_native(&format!("/{function}"));
-    Pid::from_raw(baton.sandboxes_of(function)[0].pid)
+    wait_for("a sandbox is idle", || {
+        let mut idle = baton.sandboxes_of(function);
+        idle.retain(|sandbox| sandbox.state == "idle");
+        let pids = idle.into_iter().map(|sandbox| Pid::from_raw(sandbox.pid));
+        pids.into_iter().find(|&pid| is_running(pid))
+    })
 }
 
 #[test]
@@ -37,6 +42,13 @@ fn wasm_answers_first_and_the_native_build_later_alike() {
     let first = baton.get("/hello");
     assert_eq!(tier_of(&first), "wasm");
     assert_eq!(baton.until_native("/hello").body(), first.body());
+}
+
+#[test]
+fn run_serves_both_builds_at_the_root_and_says_the_tier() {
+    let baton = Setup::run("hello").start();
+    assert_eq!(tier_of(&baton.get("/")), "wasm");
+    assert_eq!(baton.until_native("/you").body(), "hello, you\n");
 }
 
 #[test]
@@ -94,8 +106,10 @@ fn a_request_that_may_not_be_repeated_is_answered_too_when_its_sandbox_was_dead(
     for _ in 0..10 {
         let sandbox = warm(&baton, "hello");
         kill(sandbox, Signal::SIGKILL).unwrap();
+        // While it is dying it may still take the request's bytes.
+        wait_until("it is dead", || !is_running(sandbox));
         let answer = baton.post("/hello", "once");
-        assert_eq!((answer.body().as_ref(), answer.status().as_u16()), (b"once".as_ref(), 200));
+        assert_eq!((answer.status().as_u16(), answer.body().as_ref()), (200, b"once".as_ref()));
     }
 }
 
@@ -115,7 +129,7 @@ fn an_idle_sandbox_is_removed_after_its_timeout() {
     let baton = Setup::new().hybrid("hello").with(r#"sandboxes.idle_timeout = "300ms""#).start();
     let sandbox = warm(&baton, "hello");
     wait_until("it is removed", || baton.sandboxes_of("hello").is_empty());
-    wait_until("its process is gone", || kill(sandbox, None).is_err());
+    wait_until("its process is gone", || !is_running(sandbox));
     assert_eq!(tier_of(&baton.get("/hello")), "wasm");
 }
 
@@ -131,6 +145,7 @@ fn a_minimum_of_sandboxes_is_there_before_the_first_request() {
 #[test]
 fn there_are_never_more_sandboxes_than_the_maximum() {
     let baton = Setup::new().hybrid("misbehaving").with("sandboxes.max = 2").start();
+    baton.until_parked();
     let mut clients: Vec<_> = (0..6).map(|_| baton.raw()).collect();
     for client in &mut clients {
         client
