@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 const LENGTH_MAX: u32 = 1 << 20;
 const ITERATIONS_MAX: u32 = 100_000;
 /// Some seconds of work.
-const TOTAL_MAX: u64 = 1 << 30;
+const TOTAL_MAX: u64 = 1 << 28;
 
 fn main() -> Result<(), ServeError> {
     baton_function::serve(router())
