@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use axum::extract::{Path, State};
-use baton_tests::baton::Setup;
+use baton_tests::baton::{Baton, Setup};
 use baton_tests::functions::{Address, Served, built_twice, exchange, functions_dir, whole};
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
@@ -461,6 +461,11 @@ impl Store {
     }
 }
 
+/// The harness blocks while Baton starts.
+async fn start(setup: Setup) -> Baton {
+    tokio::task::spawn_blocking(move || setup.start()).await.unwrap()
+}
+
 /// The answers of both builds of a function that may reach the store; `body` makes the request of
 /// the build of that name.
 async fn ask_both(
@@ -469,11 +474,11 @@ async fn ask_both(
     body: impl Fn(&str) -> String,
 ) -> [Response<Bytes>; 2] {
     let native = native(function);
-    let baton = Setup::new()
+    let setup = Setup::new()
         .wasm(function)
         .with(&format!("egress.allow = [\"{}\"]", store.address))
-        .with(r#"limits.memory = "256MiB""#)
-        .start();
+        .with(r#"limits.memory = "256MiB""#);
+    let baton = start(setup).await;
     let path = format!("/{function}");
     let to_component = Case { path: Cow::Owned(path), ..post(body("component"), 200) };
     [
@@ -558,7 +563,7 @@ async fn measured_answer_has_its_runtime_and_times() {
 
 #[tokio::test]
 async fn lines_are_written_to_the_scratch_of_a_sandbox_and_read_back() {
-    let baton = Setup::new().native("diskio").with(r#"limits.scratch = "32MiB""#).start();
+    let baton = start(Setup::new().native("diskio").with(r#"limits.scratch = "32MiB""#)).await;
     let case = Case { path: Cow::Borrowed("/diskio"), ..post("", 200) };
     let answer = ask(&Address::Tcp(baton.address), &case).await;
     assert_eq!(answer.status(), 200);
