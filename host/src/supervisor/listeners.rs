@@ -58,10 +58,12 @@ impl Listeners {
     pub(super) fn bind(host: &manifest::Host) -> Result<Self, BindError> {
         let mut files = Vec::new();
         let mut one = |listener: &Listener| {
+            let bound = bind_one(listener)
+                .map_err(|source| BindError { listener: listener.clone(), source })?;
             if let Listener::Unix(path) = listener {
                 files.push(SocketFile(path.clone()));
             }
-            bind_one(listener).map_err(|source| BindError { listener: listener.clone(), source })
+            Ok(bound)
         };
         let functions = host.listen.iter().map(&mut one).collect::<Result<_, _>>()?;
         let admin = one(&host.admin)?;
