@@ -12,11 +12,15 @@ use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use sha2::{Digest, Sha256};
 use wasmtime::Engine;
 use wasmtime::component::Component;
+
+/// Tells the writers of this process apart.
+static WRITERS: AtomicU64 = AtomicU64::new(0);
 
 /// Why the cache could not be used; the component is then compiled and kept in memory only.
 #[derive(Debug, thiserror::Error)]
@@ -88,7 +92,9 @@ impl Cache {
     /// When the directory cannot be written.
     pub fn store(&self, key: &Key, code: &[u8]) -> Result<PathBuf, CacheError> {
         let name = format!("{}-{}.cwasm", key.0, hex(&Sha256::digest(code)));
-        let temporary = self.dir.join(format!(".{name}.{}", std::process::id()));
+        // Two functions may have the same component and be loaded at once.
+        let writer = WRITERS.fetch_add(1, Ordering::Relaxed);
+        let temporary = self.dir.join(format!(".{name}.{}-{writer}", std::process::id()));
         write(&temporary, code)
             .and_then(|()| fs::rename(&temporary, self.dir.join(&name)))
             .inspect_err(|_| drop(fs::remove_file(&temporary)))
@@ -258,6 +264,19 @@ mod tests {
         let mut keys: Vec<_> = cache.entries().unwrap().into_iter().map(|e| e.key).collect();
         keys.sort();
         assert_eq!(keys, ["b", "c"]);
+    }
+
+    #[test]
+    fn writers_of_the_same_entry_do_not_disturb_each_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::new(dir.path().to_owned(), 1 << 30);
+        let key = Key("a".into());
+        std::thread::scope(|scope| {
+            let writers: Vec<_> =
+                (0..8).map(|_| scope.spawn(|| cache.store(&key, &[7; 1 << 20]))).collect();
+            assert!(writers.into_iter().all(|writer| writer.join().unwrap().is_ok()));
+        });
+        only_entry(dir.path());
     }
 
     #[test]

@@ -38,7 +38,7 @@ impl Run {
         let id = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let state_root = std::env::temp_dir().join(format!("baton-test-{id}"));
         drop(RunLock::claim(&state_root, "run").unwrap());
-        Run { cgroup_root: format!("baton-test-{id}"), state_root }
+        Run { cgroup_root: format!("baton/pool-{id}"), state_root }
     }
 
     pub(crate) fn cgroup(&self) -> String {
