@@ -1,25 +1,20 @@
 //! The body of an answer on its way to the client, and the end of the request that it answers.
 //!
 //! Whatever ends the body (its last byte, a failure, the function's timeout, the client leaving)
-//! ends the request: here, and nowhere else, its record is told.
+//! ends the request.
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
 
 use bytes::Bytes;
-use http::{Method, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Sleep;
 
+use crate::in_flight::InFlight;
 use crate::native::NativeBody;
-use crate::observer::Observer;
-use crate::record::{Outcome, Record};
-use crate::request_body::Intake;
+use crate::record::Outcome;
 use crate::wasm::GuestBody;
 
 /// Why a body broke off. The connection then ends without the end of the message, which a client
@@ -47,46 +42,29 @@ pub enum Source {
     Native(NativeBody),
 }
 
-/// What a request holds until its end.
-pub struct Ending {
-    /// What is known of it.
-    pub record: Box<Record>,
-    /// To whom it is told.
-    pub observer: Arc<Observer>,
-    /// Its place in the function.
-    pub place: Option<OwnedSemaphorePermit>,
-    /// What became of its body.
-    pub intake: Option<Intake>,
-    /// The bytes that the head promised.
-    pub promised: Option<u64>,
-    /// When the function's time is up.
-    pub deadline: Option<Instant>,
-}
-
 /// The body of an answer.
 pub struct Answer {
     source: Source,
-    /// `None` once the end was told.
-    ending: Option<Ending>,
+    in_flight: InFlight,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Answer {
-    /// The body that ends the request of `ending`.
+    /// The body that ends the request.
     #[must_use]
-    pub fn new(source: Source, ending: Ending) -> Self {
-        Self { source, ending: Some(ending), timer: None }
+    pub fn new(source: Source, in_flight: InFlight) -> Self {
+        Self { source, in_flight, timer: None }
     }
 
     fn end(&mut self, outcome: Outcome) {
-        let Some(mut ending) = self.ending.take() else { return };
         if let Source::Guest(guest) = &self.source {
-            ending.record.guest_cpu = guest.cpu_used();
+            self.in_flight.record.guest_cpu = guest.cpu_used();
         }
-        if let Some(intake) = &ending.intake {
-            ending.record.received = intake.read();
+        if outcome != Outcome::Complete {
+            // The guest or the sandbox is let go before the place in the function is free again.
+            self.source = Source::Host(Full::default());
         }
-        ending.observer.ended(&ending.record, outcome);
+        self.in_flight.end(outcome);
     }
 
     fn poll_source(
@@ -104,23 +82,20 @@ impl Answer {
     }
 
     fn out_of_time(&mut self, cx: &mut Context<'_>) -> bool {
-        let Some(deadline) = self.ending.as_ref().and_then(|ending| ending.deadline) else {
-            return false;
-        };
+        let Some(deadline) = self.in_flight.deadline else { return false };
         let timer =
             self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline.into())));
         timer.as_mut().poll(cx).is_ready()
     }
 
     fn break_off(&mut self, why: BrokenOff) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
-        if let Some(ending) = &self.ending {
-            tracing::warn!(
-                function = ending.record.function.as_ref().map(|function| function.name()),
-                trace_id = %ending.record.context.trace_id,
-                error = &why as &dyn std::error::Error,
-                "an answer broke off after its head was sent"
-            );
-        }
+        let record = &self.in_flight.record;
+        tracing::warn!(
+            function = record.function.as_ref().map(|function| function.name()),
+            trace_id = %record.context.trace_id,
+            error = &why as &dyn std::error::Error,
+            "an answer broke off after its head was sent"
+        );
         self.end(Outcome::Broken);
         Poll::Ready(Some(Err(why)))
     }
@@ -137,9 +112,8 @@ impl Body for Answer {
         let this = self.get_mut();
         match this.poll_source(cx) {
             Poll::Ready(Some(Ok(frame))) => {
-                if let (Some(ending), Some(data)) = (&mut this.ending, frame.data_ref()) {
-                    ending.record.sent += data.len() as u64;
-                }
+                let sent = frame.data_ref().map_or(0, Bytes::len);
+                this.in_flight.record.sent += sent as u64;
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(why))) => this.break_off(why),
@@ -169,19 +143,10 @@ impl Body for Answer {
     }
 }
 
-/// Whether an answer ends with its head (RFC 9110, section 6.4.1).
-fn has_no_body(record: &Record) -> bool {
-    record.method == Method::HEAD
-        || matches!(record.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
-}
-
 impl Drop for Answer {
     /// The connection drops a body that it has written whole, and one whose client has left.
     fn drop(&mut self) {
-        let whole = self.is_end_stream()
-            || self.ending.as_ref().is_some_and(|ending| {
-                ending.promised == Some(ending.record.sent) || has_no_body(&ending.record)
-            });
+        let whole = self.is_end_stream() || self.in_flight.is_whole();
         self.end(if whole { Outcome::Complete } else { Outcome::ClientGone });
     }
 }

@@ -18,6 +18,7 @@ pub mod function;
 pub mod gate;
 pub mod handover;
 pub mod host;
+pub mod in_flight;
 pub mod load;
 pub mod manifest;
 pub mod metrics;

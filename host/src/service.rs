@@ -8,17 +8,16 @@ use std::time::Instant;
 
 use baton_otel::RequestContext;
 use http::uri::PathAndQuery;
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, Version, header,
-};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri, Version, header};
 use hyper::body::Incoming;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout_at;
 use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
 
-use crate::answer::{Answer, Ending, Source};
+use crate::answer::{Answer, Source};
 use crate::function::{Component, Function, Loaded};
 use crate::host::Host;
+use crate::in_flight::InFlight;
 use crate::native;
 use crate::phases::Phase;
 use crate::problem::{Kind, Problem};
@@ -34,14 +33,6 @@ const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-pref
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
-/// What a request holds while it is being answered.
-struct Held {
-    record: Box<Record>,
-    place: Option<OwnedSemaphorePermit>,
-    intake: Option<Intake>,
-    deadline: Option<Instant>,
-}
-
 /// Answers one request; a failure becomes a problem document.
 ///
 /// # Errors
@@ -52,88 +43,56 @@ pub async fn serve(
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, Infallible> {
     let context = RequestContext::accept(request.headers(), &host.observer.sampler);
-    let record = Box::new(Record::new(&request, context, peer));
-    let mut guard = Unanswered {
-        host: Arc::clone(&host),
-        held: Some(Held { record, place: None, intake: None, deadline: None }),
-    };
-    // The guard is emptied only below.
-    let Some(held) = guard.held.as_mut() else { unreachable!("the guard was just filled") };
-    let answered = answer(&host, held, request).await;
-    let Some(held) = guard.held.take() else { unreachable!("nobody else empties the guard") };
-    Ok(finish(&host, held, answered))
+    let record = Record::new(&request, context, peer);
+    let mut in_flight = InFlight::new(record, Arc::clone(&host.observer));
+    let answered = answer(&host, &mut in_flight, request).await;
+    Ok(finish(&host, in_flight, answered))
 }
-
-/// Tells of a request whose client left before it was answered.
-struct Unanswered {
-    host: Arc<Host>,
-    held: Option<Held>,
-}
-
-impl Drop for Unanswered {
-    fn drop(&mut self) {
-        if let Some(mut held) = self.held.take() {
-            held.record.status = CLIENT_CLOSED_REQUEST;
-            if let Some(intake) = &held.intake {
-                held.record.received = intake.read();
-            }
-            self.host.observer.ended(&held.record, crate::record::Outcome::ClientGone);
-        }
-    }
-}
-
-/// What logs say where no answer was sent because the client had left (nginx's convention; it is
-/// never sent).
-static CLIENT_CLOSED_REQUEST: StatusCode = match StatusCode::from_u16(499) {
-    Ok(status) => status,
-    Err(_) => StatusCode::BAD_REQUEST,
-};
 
 fn finish(
-    host: &Arc<Host>,
-    held: Held,
+    host: &Host,
+    mut in_flight: InFlight,
     answered: Result<Response<Source>, Problem>,
 ) -> Response<Answer> {
-    let Held { mut record, place, intake, deadline } = held;
+    let record = &mut in_flight.record;
     let mut response = match answered {
         Ok(response) => response,
         Err(problem) => {
             record.problem = Some(problem.kind);
-            let function = record.function.as_ref().map(|function| function.name());
-            let trace_id = record.context.trace_id.to_string();
-            if problem.kind.status().is_server_error() && problem.kind != Kind::Draining {
-                tracing::warn!(function, trace_id, kind = problem.kind.name(), detail = %problem.detail, "a request failed");
-            }
-            problem.response(function, &trace_id).map(Source::Host)
+            report(record, &problem)
         }
     };
-    record.status = response.status();
+    let headers = response.headers_mut();
     if host.server_timing
         && let Some(timing) = record.server_timing(Instant::now())
     {
-        response.headers_mut().append(SERVER_TIMING, timing);
+        headers.append(SERVER_TIMING, timing);
     }
-    let http1 = record.version <= Version::HTTP_11;
-    if http1
-        && record.problem.is_some()
-        && intake.as_ref().is_some_and(|intake| intake.fault().is_some())
-    {
+    let cut_short = in_flight.intake.as_ref().is_some_and(|intake| intake.fault().is_some());
+    if cut_short && record.problem.is_some() && record.version <= Version::HTTP_11 {
         // What follows on this connection is the rest of a body that nobody reads.
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    let promised = response
-        .headers()
-        .get(header::CONTENT_LENGTH)
-        .and_then(|length| length.to_str().ok()?.parse().ok());
-    let observer = Arc::clone(&host.observer);
-    response.map(|source| {
-        Answer::new(source, Ending { record, observer, place, intake, promised, deadline })
-    })
+    let length = headers.get(header::CONTENT_LENGTH);
+    let promised = length.and_then(|length| length.to_str().ok()?.parse().ok());
+    in_flight.answering(response.status(), promised);
+    response.map(|source| Answer::new(source, in_flight))
+}
+
+/// A problem as the client is told of it; the host's own failures are logged as well.
+fn report(record: &Record, problem: &Problem) -> Response<Source> {
+    let function = record.function.as_ref().map(|function| function.name());
+    let trace_id = record.context.trace_id.to_string();
+    if problem.kind.status().is_server_error() && problem.kind != Kind::Draining {
+        let (kind, detail) = (problem.kind.name(), &problem.detail);
+        tracing::warn!(function, trace_id, kind, %detail, "a request failed");
+    }
+    problem.response(function, &trace_id).map(Source::Host)
 }
 
 async fn answer(
     host: &Arc<Host>,
-    held: &mut Held,
+    in_flight: &mut InFlight,
     request: Request<Incoming>,
 ) -> Result<Response<Source>, Problem> {
     check_head(host, &request)?;
@@ -142,21 +101,21 @@ async fn answer(
     let Some((function, prefix)) = found else {
         return Err(Problem::new(Kind::NotFound, format!("no function's route matches {path}")));
     };
-    held.record.function = Some(Arc::clone(&function));
+    in_flight.record.function = Some(Arc::clone(&function));
     let limits = &function.spec.limits;
     check_length(&request, limits.request_body.0)?;
-    held.place = Some(enter(&function).await?);
+    in_flight.place = Some(enter(&function).await?);
     let deadline = Instant::now() + limits.timeout;
-    held.deadline = Some(deadline);
+    in_flight.deadline = Some(deadline);
     let (head, body) = request.into_parts();
-    let intake = held.intake.insert(Intake::new(body, limits.request_body.0)).clone();
+    let intake = in_flight.intake.insert(Intake::new(body, limits.request_body.0)).clone();
     let Some(body) = intake.reader() else { unreachable!("nothing of the body was read yet") };
     let mut request = Request::from_parts(head, body);
-    rewrite(&mut request, prefix, &held.record)?;
-    let answered = dispatch(&function, &mut held.record, &intake, deadline, request);
+    rewrite(&mut request, prefix, &in_flight.record)?;
+    let answered = dispatch(&function, &mut in_flight.record, &intake, deadline, request);
     match timeout_at(deadline.into(), answered).await {
-        Ok(answered) => blame_the_client(held, answered),
-        Err(_) => Err(out_of_time(&held.record)),
+        Ok(answered) => blame_the_client(in_flight, answered),
+        Err(_) => Err(out_of_time(&in_flight.record)),
     }
 }
 
@@ -244,10 +203,10 @@ fn guest_problem(failure: Failure) -> Problem {
 
 /// A body that broke off or was too long is the client's doing, whatever the function made of it.
 fn blame_the_client(
-    held: &Held,
+    in_flight: &InFlight,
     answered: Result<Response<Source>, Problem>,
 ) -> Result<Response<Source>, Problem> {
-    match held.intake.as_ref().and_then(Intake::fault) {
+    match in_flight.intake.as_ref().and_then(Intake::fault) {
         Some(fault @ BodyFault::TooLarge { .. }) => {
             Err(Problem::new(Kind::BodyTooLarge, fault.to_string()))
         }
