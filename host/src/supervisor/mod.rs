@@ -91,7 +91,7 @@ const RESTARTS: u32 = 5;
 /// A process that lived this long has not died in a row with the last one.
 const SETTLED: Duration = Duration::from_secs(10);
 
-/// Before a process is started again, for each of its deaths in a row.
+/// Before a process is started again, for each of its earlier deaths in a row.
 const RESTART_PAUSE: Duration = Duration::from_millis(100);
 
 /// What a stopping host may take beyond its drain: flushing, and ending its sandboxes.
@@ -196,8 +196,6 @@ impl Kept {
             true => before.deaths + 1,
             false => 1,
         });
-        // What dies at once would otherwise be started as fast as it dies.
-        std::thread::sleep(RESTART_PAUSE * deaths);
         Self { child, started: Instant::now(), deaths }
     }
 }
@@ -261,6 +259,7 @@ impl Supervisor {
                 if deaths >= RESTARTS {
                     bail!("the host process died {deaths} times in a row");
                 }
+                rest(deaths);
                 self.start_host()?;
                 // The daemon follows the host that it served; it is started anew below.
             } else if pid == self.pool.as_ref().map(|kept| kept.child.pid) {
@@ -272,6 +271,7 @@ impl Supervisor {
                         "no sandboxes any more: the pool daemon died {deaths} times in a row"
                     );
                 } else {
+                    rest(deaths);
                     self.start_pool()?;
                 }
             }
@@ -291,6 +291,11 @@ impl Supervisor {
         }
         Ok(())
     }
+}
+
+/// What dies at once would otherwise be started as fast as it dies.
+fn rest(deaths: u32) {
+    std::thread::sleep(RESTART_PAUSE * deaths);
 }
 
 /// Waits until `child` has ended; kills it when it takes longer than `margin` or a second signal
