@@ -34,6 +34,10 @@ test: setup format deny functions lint documentation
     cargo nextest run --release --locked --workspace
     cargo test --release --locked --workspace --doc
 
+# Serve both tiers on cgroup v2, in a small emulated machine; not part of CI
+test-cgroup2: build
+    @tests/cgroup2
+
 # Is everything formatted?
 format:
     cargo fmt --all --check
