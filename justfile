@@ -30,7 +30,7 @@ serve: build
     target/release/baton serve --config demo.toml
 
 # Everything that CI runs, the quick checks first
-test: setup format deny functions lint documentation
+test: setup format deny functions lint documentation build
     cargo nextest run --release --locked --workspace
     cargo test --release --locked --workspace --doc
 
