@@ -71,18 +71,19 @@ impl Listeners {
     }
 
     /// Says on standard output where functions are served; the port may have been the kernel's
-    /// choice.
+    /// choice. It is said in one piece, and Baton serves whether or not anybody listens to it.
     pub(super) fn announce(&self, host: &manifest::Host) -> io::Result<()> {
         use std::io::Write as _;
-        let mut out = io::stdout().lock();
-        let admin = std::slice::from_ref(&self.admin);
+        let mut text = String::new();
         for (fd, listener) in self.functions.iter().zip(&host.listen) {
-            writeln!(out, "listening on {}", address(fd, listener)?)?;
+            text.push_str(&format!("listening on {}\n", address(fd, listener)?));
         }
-        for fd in admin {
-            writeln!(out, "administration on {}", address(fd, &host.admin)?)?;
+        text.push_str(&format!("administration on {}\n", address(&self.admin, &host.admin)?));
+        let mut out = io::stdout().lock();
+        if let Err(error) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+            tracing::warn!(%error, "cannot say on standard output where functions are served");
         }
-        out.flush()
+        Ok(())
     }
 }
 
