@@ -36,6 +36,10 @@ test: setup format deny functions lint documentation build
     @# Tests run side by side, so none of them removes the parent of their cgroups; rmdir takes it only when empty.
     @rmdir /sys/fs/cgroup/baton /sys/fs/cgroup/*/baton 2>/dev/null || true
 
+# The pool's slow tests (a thousand sandboxes, twice) and its own timing; not part of CI
+test-pool-slow: setup
+    cargo nextest run --release --locked --package baton-pool --test daemon --run-ignored only --no-capture
+
 # Serve both tiers on cgroup v2, in a small emulated machine; not part of CI
 test-cgroup2: build
     @tests/cgroup2
