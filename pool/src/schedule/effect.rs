@@ -1,0 +1,73 @@
+//! What the schedule has done.
+
+use super::function::{Cause, FunctionId, WaiterId};
+use crate::protocol::SandboxId;
+use crate::reason::{LeaseError, Reason, Usage};
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Greet the new daemon.
+    Hello {
+        /// Sandboxes of its predecessor that still serve requests.
+        in_use: Vec<SandboxId>,
+    },
+    /// Have one made.
+    Create {
+        /// Its name.
+        sandbox: SandboxId,
+        /// Bytes of its `/tmp`.
+        scratch: u64,
+    },
+    /// Start a function in a parked one.
+    Activate {
+        /// In this one.
+        sandbox: SandboxId,
+        /// This function.
+        function: FunctionId,
+    },
+    /// Tell it to finish.
+    Terminate(SandboxId),
+    /// Have it killed and removed.
+    Remove(SandboxId),
+    /// A waiter gets a sandbox.
+    Grant {
+        /// Who.
+        waiter: WaiterId,
+        /// Which.
+        sandbox: SandboxId,
+        /// It waited for this sandbox to start.
+        cold: bool,
+    },
+    /// A waiter gets none.
+    Refuse {
+        /// Who.
+        waiter: WaiterId,
+        /// Why not.
+        error: LeaseError,
+    },
+    /// A start is over.
+    Prepared {
+        /// In this sandbox.
+        sandbox: SandboxId,
+        /// Of this function.
+        function: FunctionId,
+        /// Which request caused it.
+        cause: Cause,
+        /// It accepts, or why not.
+        outcome: Result<(), Reason>,
+    },
+    /// A sandbox is no more.
+    Gone {
+        /// Which.
+        sandbox: SandboxId,
+        /// Whose it was.
+        function: Option<FunctionId>,
+        /// Why.
+        reason: Reason,
+        /// What it used.
+        usage: Usage,
+    },
+    /// After [`Event::Shutdown`]: there is nothing left that could be waited for.
+    Closed,
+}

@@ -1,0 +1,122 @@
+//! Sandboxes without a function: made ahead of need, and removed when there are too many.
+
+use super::room::Room;
+use super::sandbox::Sandbox;
+use super::starts::Start;
+use super::{Effect, PARKED_MEMORY, Schedule};
+use crate::lifecycle::{self, State};
+use crate::protocol::SandboxId;
+use crate::reason::{Reason, Usage};
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+/// After so many failed creations in a row, those who wait for one are told.
+const CREATION_PATIENCE: u32 = 3;
+
+impl Schedule {
+    /// Has sandboxes made: first those that starts need, oldest first, then those to be kept ready.
+    /// None takes memory that a start before it waits for, or the two would take turns for ever.
+    pub(super) fn refill(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        if let Some(until) = self.creation.paused(now) {
+            return self.wake_by(until);
+        }
+        let mut stock = self.stock();
+        let mut owed: u64 = 0;
+        for policy in self.queued() {
+            let ready = stock.entry(policy.scratch).or_default();
+            if *ready > 0 {
+                *ready -= 1;
+            } else if self.creating >= self.bounds.creating_max {
+                return;
+            } else {
+                let room = match owed {
+                    0 => self.make_room(now, PARKED_MEMORY, None, effects),
+                    _ if self.free() >= owed.saturating_add(PARKED_MEMORY) => Room::Free,
+                    _ => return,
+                };
+                match room {
+                    Room::Free => self.create(now, policy.scratch, effects),
+                    Room::Coming => return,
+                    Room::None => return self.forget_unwaited(),
+                }
+            }
+            owed = owed.saturating_add(policy.memory.saturating_sub(PARKED_MEMORY));
+        }
+        let mut kept = stock.get(&0).copied().unwrap_or_default();
+        while kept < self.bounds.parked
+            && self.creating < self.bounds.creating_max
+            && self.free() >= owed.saturating_add(PARKED_MEMORY)
+        {
+            self.create(now, 0, effects);
+            kept += 1;
+        }
+    }
+
+    pub(super) fn create(&mut self, now: Instant, scratch: u64, effects: &mut Vec<Effect>) {
+        let sandbox = SandboxId(self.next_sandbox);
+        self.next_sandbox += 1;
+        self.creating += 1;
+        self.memory += PARKED_MEMORY;
+        self.sandboxes.insert(sandbox, Sandbox::new(now, scratch));
+        effects.push(Effect::Create { sandbox, scratch });
+    }
+
+    pub(super) fn create_failed(
+        &mut self,
+        now: Instant,
+        id: SandboxId,
+        error: String,
+        effects: &mut Vec<Effect>,
+    ) {
+        if !self.sandboxes.contains_key(&id) {
+            return;
+        }
+        self.creation.fail(now, Reason::Create(error.clone()));
+        self.gone_because(now, id, Reason::Create(error), Usage::default(), effects);
+        if self.creation.failures() < CREATION_PATIENCE || !self.parked.is_empty() {
+            return;
+        }
+        for start in std::mem::take(&mut self.starts) {
+            if let Some(function) = self.functions.get_mut(&start.function) {
+                function.queued = 0;
+            }
+            self.refuse_hopeless(start.function, effects);
+        }
+    }
+
+    /// Removes parked sandboxes that no start needs any more.
+    pub(super) fn trim(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        let mut kept: BTreeMap<u64, usize> = BTreeMap::new();
+        for id in self.parked.clone() {
+            let scratch = self.sandboxes[&id].scratch;
+            let count = kept.entry(scratch).or_default();
+            if *count < self.parked_target(scratch) {
+                *count += 1;
+            } else {
+                self.end(now, id, lifecycle::Event::Drain, Reason::Surplus, effects);
+            }
+        }
+    }
+
+    /// Parked sandboxes of this scratch size that the queued starts need, and those kept besides.
+    pub(super) fn parked_target(&self, scratch: u64) -> usize {
+        let needs = |start: &&Start| {
+            self.functions
+                .get(&start.function)
+                .is_some_and(|function| function.policy.scratch == scratch)
+        };
+        let kept = if scratch == 0 { self.bounds.parked } else { 0 };
+        kept + self.starts.iter().filter(needs).count()
+    }
+
+    /// Sandboxes without a function, there or on the way, by scratch size.
+    pub(super) fn stock(&self) -> BTreeMap<u64, usize> {
+        let mut stock = BTreeMap::new();
+        for sandbox in self.sandboxes.values() {
+            if matches!(sandbox.state, State::Creating | State::Parked) {
+                *stock.entry(sandbox.scratch).or_default() += 1;
+            }
+        }
+        stock
+    }
+}
