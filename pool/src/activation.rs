@@ -60,6 +60,7 @@ pub struct Parked {
     control: OwnedFd,
     pidfd: OwnedFd,
     files: Vec<(CgroupFile, OwnedFd)>,
+    egress: Option<OwnedFd>,
 }
 
 /// A sandbox that was told its function; [`AsFd`] is the control socket, readable once the outcome is known.
@@ -91,15 +92,22 @@ impl Parked {
     /// From the descriptors of [`FromDaemon::Parked`](crate::protocol::FromDaemon::Parked).
     ///
     /// # Errors
-    /// `InvalidData` when their number does not match `files`.
-    pub fn new(files: &[CgroupFile], descriptors: Vec<OwnedFd>) -> io::Result<Parked> {
+    /// `InvalidData` when their number does not match `files` and `egress`.
+    pub fn new(
+        files: &[CgroupFile],
+        egress: bool,
+        mut descriptors: Vec<OwnedFd>,
+    ) -> io::Result<Parked> {
         let count = descriptors.len();
+        let egress = if egress { descriptors.pop() } else { None };
+        let rest = descriptors.len();
         let mut descriptors = descriptors.into_iter();
         match (descriptors.next(), descriptors.next()) {
-            (Some(control), Some(pidfd)) if count == files.len() + 2 => Ok(Parked {
+            (Some(control), Some(pidfd)) if rest == files.len() + 2 => Ok(Parked {
                 control,
                 pidfd,
                 files: files.iter().copied().zip(descriptors).collect(),
+                egress,
             }),
             _ => Err(io::Error::new(
                 io::ErrorKind::InvalidData,
@@ -111,6 +119,12 @@ impl Parked {
     /// The sandbox's init: readable once it has ended.
     pub fn pidfd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
+    }
+
+    /// The TCP listener on the sandbox's loopback, if it was made with one; whoever accepts there serves the
+    /// sandbox's only way out. Dropped, connecting there is refused.
+    pub fn take_egress(&mut self) -> Option<OwnedFd> {
+        self.egress.take()
     }
 
     /// Writes the function's limits and hands it over to the stub, which executes it.

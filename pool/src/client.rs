@@ -12,13 +12,14 @@
 use crate::driver;
 use crate::lease::{Endpoint, Lease, Phase};
 use crate::output::Stream;
-use crate::protocol::SandboxId;
+use crate::protocol::{Question, SandboxId, ToDaemon};
 use crate::reason::{LeaseError, Reason, Usage};
 use crate::schedule::{
     Bounds, Cause, Effect, Event, FunctionId, SandboxInfo, Schedule, Statistics, WaiterId,
 };
 use crate::spec::FunctionSpec;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -114,6 +115,9 @@ struct Inner<C: Send + 'static> {
     waiters: BTreeMap<WaiterId, oneshot::Sender<Answer<C>>>,
     specs: BTreeMap<FunctionId, Arc<FunctionSpec>>,
     daemon: Option<OwnedFd>,
+    /// For the daemon, and who waits for its answers, in order for each sandbox.
+    asks: Vec<ToDaemon>,
+    asked: BTreeMap<SandboxId, VecDeque<oneshot::Sender<Told>>>,
     /// When the driver wakes up by itself.
     armed: Option<Instant>,
     next: u64,
@@ -126,12 +130,16 @@ struct Record<C> {
     endpoint: Option<Arc<Endpoint<C>>>,
 }
 
+/// What the daemon answered to a question.
+type Told = Result<Vec<OwnedFd>, String>;
+
 type Answer<C> = Result<Lease<C>, LeaseError>;
 type Grant<C> = Result<(Arc<Endpoint<C>>, bool), LeaseError>;
 
 /// What the driver has to do now.
 pub(crate) struct Work {
     pub(crate) daemon: Option<OwnedFd>,
+    pub(crate) asks: Vec<ToDaemon>,
     pub(crate) effects: Vec<Effect>,
     pub(crate) wake: Option<Instant>,
     pub(crate) statistics: Statistics,
@@ -155,6 +163,8 @@ impl<C: Send + 'static> Pool<C> {
                 waiters: BTreeMap::new(),
                 specs: BTreeMap::new(),
                 daemon: None,
+                asks: Vec::new(),
+                asked: BTreeMap::new(),
                 armed: None,
                 next: 0,
             }),
@@ -361,8 +371,43 @@ impl<C: Send + 'static> Shared<C> {
 
     /// Forgets a sandbox that is gone.
     pub(crate) fn forget(&self, id: SandboxId) {
-        // The host's connections in it are dropped after the lock.
-        let _record = self.lock().records.remove(&id);
+        let mut inner = self.lock();
+        // The host's connections in it, and those who wait for an answer, are dropped after the lock.
+        let _known = (inner.records.remove(&id), inner.asked.remove(&id));
+        drop(inner);
+    }
+
+    /// Has the daemon do something in a sandbox.
+    ///
+    /// # Errors
+    /// When it cannot, or it or the sandbox ends meanwhile.
+    #[expect(dead_code, reason = "who connects to functions over TCP will ask")]
+    pub(crate) async fn ask(&self, id: SandboxId, question: Question) -> io::Result<Vec<OwnedFd>> {
+        let (sender, receiver) = oneshot::channel();
+        {
+            let mut inner = self.lock();
+            inner.asks.push(ToDaemon::Ask { id, question });
+            inner.asked.entry(id).or_default().push_back(sender);
+        }
+        self.changed.notify_one();
+        let told = receiver.await.map_err(|_| io::ErrorKind::ConnectionReset)?;
+        told.map_err(io::Error::other)
+    }
+
+    /// Notes what the daemon answered.
+    pub(crate) fn answer(&self, id: SandboxId, done: Result<(), String>, sockets: Vec<OwnedFd>) {
+        let waiting = self.lock().asked.get_mut(&id).and_then(VecDeque::pop_front);
+        if let Some(waiting) = waiting {
+            // Who went away in the meantime needs no sockets.
+            let _ = waiting.send(done.map(|()| sockets));
+        }
+    }
+
+    /// Forgets what a daemon that is gone was asked.
+    pub(crate) fn unanswered(&self) {
+        let mut inner = self.lock();
+        let _unanswered = (std::mem::take(&mut inner.asks), std::mem::take(&mut inner.asked));
+        drop(inner);
     }
 
     pub(crate) fn spec(&self, function: FunctionId) -> Option<Arc<FunctionSpec>> {
@@ -379,6 +424,7 @@ impl<C: Send + 'static> Shared<C> {
         inner.armed = inner.schedule.wake();
         Work {
             daemon: inner.daemon.take(),
+            asks: std::mem::take(&mut inner.asks),
             effects: std::mem::take(&mut inner.effects),
             wake: inner.armed,
             statistics: inner.schedule.statistics(),

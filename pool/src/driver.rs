@@ -69,6 +69,7 @@ impl<C: Send + 'static> Driver<C> {
         if let Some(daemon) = work.daemon {
             self.connect(daemon);
         }
+        self.outbox.extend(work.asks);
         let wake = work.wake.map(tokio::time::Instant::from_std);
         tokio::select! {
             () = self.shared.changed.notified() => {}
@@ -92,7 +93,7 @@ impl<C: Send + 'static> Driver<C> {
                 self.outbox.push_back(ToDaemon::Hello { in_use });
             }
             Effect::Create { sandbox, scratch } => {
-                self.outbox.push_back(ToDaemon::Create { id: sandbox, scratch });
+                self.outbox.push_back(ToDaemon::Create { id: sandbox, scratch, egress: None });
             }
             Effect::Activate { sandbox, function } => self.activate(sandbox, function),
             Effect::Terminate(id) => self.outbox.push_back(ToDaemon::Terminate { id }),
@@ -170,6 +171,7 @@ impl<C: Send + 'static> Driver<C> {
         tracing::warn!(%error, "the pool daemon is lost");
         self.daemon = None;
         self.outbox.clear();
+        self.shared.unanswered();
         self.shared.tell(Event::Disconnected);
     }
 
@@ -180,8 +182,8 @@ impl<C: Send + 'static> Driver<C> {
         };
         match message {
             FromDaemon::Ready { .. } => self.shared.tell(Event::Ready),
-            FromDaemon::Parked { id, pid, files, steps } => {
-                match Parked::new(&files, descriptors) {
+            FromDaemon::Parked { id, pid, files, egress, steps } => {
+                match Parked::new(&files, egress, descriptors) {
                     Ok(parked) => {
                         self.parked.insert(id, parked);
                         self.shared.parked(id, pid, creation(&steps));
@@ -193,6 +195,7 @@ impl<C: Send + 'static> Driver<C> {
                 tracing::warn!(sandbox = %id, error, "cannot create a sandbox");
                 self.shared.tell(Event::CreateFailed(id, error));
             }
+            FromDaemon::Answer { id, done } => self.shared.answer(id, done, descriptors),
             FromDaemon::Gone { id, exit, oom_kills, cpu_ns, memory_peak } => {
                 let usage = Usage { exit, oom_kills, cpu_ns, memory_peak };
                 if self.kept.values().any(|kept| *kept == id) {

@@ -7,6 +7,7 @@
 //! ```text
 //! Create ─▶ Parked ─▶ (Terminate) ─▶ Remove ─▶ Gone        also: Parked ─▶ Gone when the process ends by itself
 //!       └─▶ CreateFailed
+//! Ask ─▶ Answer
 //! ```
 //!
 //! End of file on either side means that the other process is gone.
@@ -57,6 +58,15 @@ pub enum ToDaemon {
         id: SandboxId,
         /// Bytes of a private `/tmp`; 0 for none. A parked sandbox with a `/tmp` fits only functions of that size.
         scratch: u64,
+        /// Make a TCP listener at this port of its loopback, for a proxy: its only way out.
+        egress: Option<u16>,
+    },
+    /// Do something in a sandbox that lives; one [`FromDaemon::Answer`] follows, in order for each sandbox.
+    Ask {
+        /// Which one.
+        id: SandboxId,
+        /// What.
+        question: Question,
     },
     /// Send SIGTERM to the function: finish and leave.
     Terminate {
@@ -70,6 +80,16 @@ pub enum ToDaemon {
     },
 }
 
+/// What the host needs a privileged process for while a sandbox lives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Question {
+    /// Unconnected, nonblocking TCP sockets whose loopback is the sandbox's; its loopback is up from then on.
+    Clients {
+        /// How many, at most [`DESCRIPTORS_MAX`].
+        count: u8,
+    },
+}
+
 /// From the daemon to the host.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum FromDaemon {
@@ -78,7 +98,8 @@ pub enum FromDaemon {
         /// What this machine offers them.
         machine: Machine,
     },
-    /// A sandbox waits for its function. Descriptors: control socket, pidfd, then one for each of `files`.
+    /// A sandbox waits for its function. Descriptors: control socket, pidfd, then one for each of `files`, then the
+    /// listener of `egress`.
     Parked {
         /// Which one.
         id: SandboxId,
@@ -86,6 +107,8 @@ pub enum FromDaemon {
         pid: u32,
         /// Which cgroup files the descriptors after the first two are, in order.
         files: Vec<CgroupFile>,
+        /// The last descriptor is the listener that was asked for.
+        egress: bool,
         /// How the time was spent.
         steps: Vec<Step>,
     },
@@ -95,6 +118,13 @@ pub enum FromDaemon {
         id: SandboxId,
         /// The chain of causes in one line.
         error: String,
+    },
+    /// What became of a [`ToDaemon::Ask`], with the descriptors that were asked for.
+    Answer {
+        /// Where.
+        id: SandboxId,
+        /// It was done, or the chain of causes in one line.
+        done: Result<(), String>,
     },
     /// Nothing is left of it: no process, cgroup, mount or file.
     Gone {
@@ -296,6 +326,7 @@ mod tests {
             id: SandboxId(7),
             pid: 42,
             files: vec![CgroupFile::MemoryMax],
+            egress: false,
             steps: vec![Step { name: "create".to_owned(), start_unix_ns: 1, end_unix_ns: 2 }],
         };
         send(&daemon, &message, &[daemon.as_fd(), host.as_fd(), daemon.as_fd()]).unwrap();

@@ -12,6 +12,7 @@
 //! It ends when the host's socket does or on SIGTERM, and then nothing of its sandboxes is left.
 
 mod cgroup;
+mod network;
 pub mod probe;
 mod seccomp;
 mod spec;
@@ -40,9 +41,10 @@ use rustix::process::{
 };
 
 use self::cgroup::{Group, Hierarchies, Usage};
+use self::network::NetworkError;
 use self::probe::Machine;
 use self::worker::{Job, Report, Workshop};
-use crate::protocol::{self, Exit, FromDaemon, SandboxId, ToDaemon};
+use crate::protocol::{self, Exit, FromDaemon, Question, SandboxId, ToDaemon};
 
 /// Longest time that making a sandbox may take; the slowest seen needed 40 ms.
 const MAKING_MAX: Duration = Duration::from_secs(10);
@@ -127,7 +129,7 @@ enum WorkerState {
 
 enum Sandbox {
     /// Waits for a worker.
-    Queued { scratch: u64 },
+    Queued { scratch: u64, egress: Option<u16> },
     /// A worker is at it; a doomed one is removed as soon as it is made.
     Making { doomed: bool },
     /// Its init is this process's child (or about to be).
@@ -249,7 +251,10 @@ impl Daemon {
             Ok(Some((ToDaemon::Hello { in_use }, _))) => {
                 self.take_over(&in_use.into_iter().collect())
             }
-            Ok(Some((ToDaemon::Create { id, scratch }, _))) => self.queue(id, scratch),
+            Ok(Some((ToDaemon::Create { id, scratch, egress }, _))) => {
+                self.queue(id, scratch, egress)
+            }
+            Ok(Some((ToDaemon::Ask { id, question }, _))) => self.answer(id, &question),
             Ok(Some((ToDaemon::Terminate { id }, _))) => {
                 self.terminate(id);
                 Ok(Flow::On)
@@ -289,13 +294,30 @@ impl Daemon {
         Ok(Flow::On)
     }
 
-    fn queue(&mut self, id: SandboxId, scratch: u64) -> io::Result<Flow> {
+    /// Does what the host cannot do itself.
+    fn answer(&self, id: SandboxId, question: &Question) -> io::Result<Flow> {
+        let answer = |done, descriptors: &[OwnedFd]| {
+            let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+            self.tell(&FromDaemon::Answer { id, done }, &descriptors)
+        };
+        let Some(Sandbox::Live { init }) = self.sandboxes.get(&id) else {
+            return answer(Err("no such sandbox lives".to_owned()), &[]);
+        };
+        let Question::Clients { count } = question;
+        match network::clients(*init, *count) {
+            Ok(sockets) => answer(Ok(()), &sockets),
+            Err(error @ NetworkError::Inside(_)) => answer(Err(chain(&error)), &[]),
+            Err(error @ NetworkError::Stranded(_)) => Err(io::Error::other(error)),
+        }
+    }
+
+    fn queue(&mut self, id: SandboxId, scratch: u64, egress: Option<u16>) -> io::Result<Flow> {
         let uid = self.uid(id);
         if self.sandboxes.keys().any(|other| self.uid(*other) == uid) {
             let error = format!("its user {uid} is taken by a sandbox that is still there");
             return self.tell(&FromDaemon::CreateFailed { id, error }, &[]);
         }
-        self.sandboxes.insert(id, Sandbox::Queued { scratch });
+        self.sandboxes.insert(id, Sandbox::Queued { scratch, egress });
         Ok(Flow::On)
     }
 
@@ -351,15 +373,16 @@ impl Daemon {
                 continue;
             }
             let next = self.sandboxes.iter().find_map(|(id, sandbox)| match sandbox {
-                Sandbox::Queued { scratch } => Some((*id, *scratch)),
+                Sandbox::Queued { scratch, egress } => Some((*id, *scratch, *egress)),
                 _ => None,
             });
-            let Some((id, scratch)) = next else { break };
+            let Some((id, scratch, egress)) = next else { break };
             let job = Job {
                 id,
                 cgroup: format!("/{}/{id}", self.config.cgroup_parent.trim_matches('/')),
                 uid: self.uid(id),
                 scratch,
+                egress,
             };
             let worker = &mut self.workers[index];
             match protocol::send(&worker.socket, &job, &[]) {
@@ -382,7 +405,7 @@ impl Daemon {
             return Ok(Flow::On);
         };
         match protocol::receive_now::<Report>(&worker.socket) {
-            Ok(Some((Report::Parked { pid, files, steps }, descriptors))) => {
+            Ok(Some((Report::Parked { pid, files, egress, steps }, descriptors))) => {
                 worker.state = WorkerState::Done;
                 let Some(init) = Pid::from_raw(pid) else { return Ok(Flow::On) };
                 let doomed = matches!(
@@ -395,7 +418,7 @@ impl Daemon {
                 }
                 let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
                 self.tell(
-                    &FromDaemon::Parked { id, pid: pid.unsigned_abs(), files, steps },
+                    &FromDaemon::Parked { id, pid: pid.unsigned_abs(), files, egress, steps },
                     &descriptors,
                 )
             }

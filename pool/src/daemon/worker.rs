@@ -33,6 +33,7 @@ use serde_json::Value;
 
 use super::cgroup::Hierarchies;
 use super::chain;
+use super::network::{self, NetworkError};
 use super::spec;
 use super::state::{BUNDLES, CONTAINERS, ROOT, ROOT_WITH_TMP};
 use crate::protocol::{self, CgroupFile, SandboxId, Step};
@@ -46,13 +47,14 @@ pub(super) struct Job {
     /// The first of its outside users and groups.
     pub(super) uid: u32,
     pub(super) scratch: u64,
+    pub(super) egress: Option<u16>,
 }
 
 /// What became of it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum Report {
     /// With the descriptors of [`FromDaemon::Parked`](crate::protocol::FromDaemon::Parked).
-    Parked { pid: i32, files: Vec<CgroupFile>, steps: Vec<Step> },
+    Parked { pid: i32, files: Vec<CgroupFile>, egress: bool, steps: Vec<Step> },
     /// The daemon has to clear up what there is of it.
     Failed { error: String },
 }
@@ -84,6 +86,8 @@ enum MakeError {
     NotParked(#[source] io::Error),
     #[error("cannot open the cgroup's files")]
     Cgroup(#[source] io::Error),
+    #[error(transparent)]
+    Network(#[from] NetworkError),
 }
 
 /// A sandbox that was made.
@@ -92,6 +96,7 @@ struct Made {
     control: OwnedFd,
     pidfd: OwnedFd,
     files: Vec<(CgroupFile, File)>,
+    egress: Option<OwnedFd>,
     steps: Vec<Step>,
 }
 
@@ -103,9 +108,11 @@ pub(super) fn work(socket: BorrowedFd<'_>, workshop: &Workshop) -> io::Result<()
             let files = made.files.iter().map(|(file, _)| *file).collect();
             let mut descriptors = vec![made.control.as_fd(), made.pidfd.as_fd()];
             descriptors.extend(made.files.iter().map(|(_, file)| file.as_fd()));
+            descriptors.extend(made.egress.iter().map(AsFd::as_fd));
+            let egress = made.egress.is_some();
             protocol::send(
                 socket,
-                &Report::Parked { pid: made.pid, files, steps: made.steps },
+                &Report::Parked { pid: made.pid, files, egress, steps: made.steps },
                 &descriptors,
             )?;
         }
@@ -152,12 +159,16 @@ fn make(job: &Job, workshop: &Workshop) -> Result<Made, MakeError> {
     steps.end("park");
 
     let pid = container.pid().ok_or(MakeError::NoInit)?.as_raw();
-    let pidfd = Pid::from_raw(pid).ok_or(MakeError::NoInit).and_then(|pid| {
-        pidfd_open(pid, PidfdFlags::empty()).map_err(|error| MakeError::Descriptors(error.into()))
-    })?;
+    let init = Pid::from_raw(pid).ok_or(MakeError::NoInit)?;
+    let pidfd = pidfd_open(init, PidfdFlags::empty())
+        .map_err(|error| MakeError::Descriptors(error.into()))?;
     let files = workshop.hierarchies.group(&job.cgroup).limit_files().map_err(MakeError::Cgroup)?;
     steps.end("open limits");
-    Ok(Made { pid, control, pidfd, files, steps: steps.done })
+    let egress = job.egress.map(|port| network::listener(init, port)).transpose()?;
+    if egress.is_some() {
+        steps.end("listen for egress");
+    }
+    Ok(Made { pid, control, pidfd, files, egress, steps: steps.done })
 }
 
 fn write_bundle(bundle: &str, job: &Job, workshop: &Workshop) -> io::Result<()> {
@@ -232,7 +243,7 @@ struct Steps {
 
 impl Steps {
     fn begin() -> Steps {
-        Steps { done: Vec::with_capacity(5), last: unix_ns() }
+        Steps { done: Vec::with_capacity(6), last: unix_ns() }
     }
 
     fn end(&mut self, name: &str) {

@@ -81,9 +81,9 @@ fn a_worker_killed_with_a_job_fails_only_that_job() {
     let mut daemon = Daemon::start_in(Run::new(), 1);
     let worker = daemon.workers()[0];
     signal(worker, Signal::STOP);
-    daemon.tell(&ToDaemon::Create { id: SandboxId(1), scratch: 0 });
+    daemon.tell(&ToDaemon::Create { id: SandboxId(1), scratch: 0, egress: None });
     // The daemon has given the job away when it answers what came after it, here a user that is taken.
-    daemon.tell(&ToDaemon::Create { id: SandboxId(1 + 2048), scratch: 0 });
+    daemon.tell(&ToDaemon::Create { id: SandboxId(1 + 2048), scratch: 0, egress: None });
     assert!(matches!(daemon.hear().0, FromDaemon::CreateFailed { id: SandboxId(2049), .. }));
     signal(worker, Signal::KILL);
     let failed = daemon.hear().0;
@@ -108,7 +108,7 @@ fn a_worker_killed_half_way_leaves_nothing() {
         let worker = daemon.workers()[0];
         // The fault point: whoever enters the sandbox's group stops there, and the worker waits for it.
         fs::write(parent.join(switch), frozen).unwrap();
-        daemon.tell(&ToDaemon::Create { id: SandboxId(id), scratch: 0 });
+        daemon.tell(&ToDaemon::Create { id: SandboxId(id), scratch: 0, egress: None });
         let processes = parent.join(id.to_string()).join("cgroup.procs");
         while fs::read_to_string(&processes).is_ok_and(|text| text.is_empty())
             || !processes.exists()

@@ -79,7 +79,7 @@ fn the_process_list_has_only_the_function_and_nothing_of_the_kernel() {
 #[test]
 fn a_scratch_is_private_writable_and_bounded() {
     let mut daemon = Daemon::start();
-    daemon.tell(&ToDaemon::Create { id: SandboxId(1), scratch: 1 << 20 });
+    daemon.tell(&ToDaemon::Create { id: SandboxId(1), scratch: 1 << 20, egress: None });
     let function = daemon.parked().activate(&daemon.run, LIMITS);
     assert_eq!(function.get("/write/tmp/file").unwrap(), "written");
     assert_eq!(function.get("/read/tmp/file").unwrap(), "written");

@@ -5,6 +5,7 @@ mod activation;
 mod faults;
 mod isolation;
 mod limits;
+mod network;
 mod removal;
 mod speed;
 mod support;

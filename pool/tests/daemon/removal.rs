@@ -55,7 +55,7 @@ fn a_frozen_function_is_removed_at_the_daemons_end() {
 fn sandboxes_that_are_queued_or_being_made_are_removed() {
     let mut daemon = Daemon::start();
     for id in 1..=6 {
-        daemon.tell(&ToDaemon::Create { id: SandboxId(id), scratch: 0 });
+        daemon.tell(&ToDaemon::Create { id: SandboxId(id), scratch: 0, egress: None });
     }
     for id in 1..=6 {
         daemon.tell(&ToDaemon::Remove { id: SandboxId(id) });
@@ -77,7 +77,7 @@ fn the_end_of_the_host_takes_every_sandbox_with_it() {
     let mut daemon = Daemon::start();
     let _running = daemon.park(1).activate(&daemon.run, LIMITS);
     let _parked = daemon.park(2);
-    daemon.tell(&ToDaemon::Create { id: SandboxId(3), scratch: 0 });
+    daemon.tell(&ToDaemon::Create { id: SandboxId(3), scratch: 0, egress: None });
     daemon.end();
 }
 
@@ -85,7 +85,7 @@ fn the_end_of_the_host_takes_every_sandbox_with_it() {
 fn a_user_is_not_given_to_two_sandboxes_at_once() {
     let mut daemon = Daemon::start();
     let _first = daemon.park(1);
-    daemon.tell(&ToDaemon::Create { id: SandboxId(1 + 2048), scratch: 0 });
+    daemon.tell(&ToDaemon::Create { id: SandboxId(1 + 2048), scratch: 0, egress: None });
     let failed = daemon.hear().0;
     assert!(matches!(failed, FromDaemon::CreateFailed { id: SandboxId(2049), .. }), "{failed:?}");
     daemon.end();
@@ -101,7 +101,7 @@ fn fifty_creations_four_at_a_time_all_succeed() {
 fn a_thousand_sandboxes_live_at_once_and_are_all_removed() {
     let mut daemon = Daemon::start();
     for id in 0..1000 {
-        daemon.tell(&ToDaemon::Create { id: SandboxId(id), scratch: 0 });
+        daemon.tell(&ToDaemon::Create { id: SandboxId(id), scratch: 0, egress: None });
     }
     let mut sandboxes: Vec<_> = (0..1000).map(|_| daemon.parked()).collect();
     println!("memory of each: {} bytes", memory_of_each(&daemon));
@@ -133,7 +133,7 @@ fn create_and_remove(count: u64, at_once: u64) -> std::time::Duration {
     let begun = std::time::Instant::now();
     while gone < count {
         while next < count && next - gone < at_once {
-            daemon.tell(&ToDaemon::Create { id: SandboxId(next), scratch: 0 });
+            daemon.tell(&ToDaemon::Create { id: SandboxId(next), scratch: 0, egress: None });
             next += 1;
         }
         match daemon.hear().0 {

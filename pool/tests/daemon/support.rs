@@ -106,16 +106,19 @@ impl Daemon {
     }
 
     pub(crate) fn park(&mut self, id: u64) -> Sandbox {
-        self.tell(&ToDaemon::Create { id: SandboxId(id), scratch: 0 });
+        self.tell(&ToDaemon::Create { id: SandboxId(id), scratch: 0, egress: None });
         self.parked()
     }
 
     /// The next message, which has to be of a parked sandbox.
     pub(crate) fn parked(&mut self) -> Sandbox {
         match self.hear() {
-            (FromDaemon::Parked { id, pid, files, steps }, descriptors) => {
-                Sandbox { id, pid, steps, parked: Parked::new(&files, descriptors).unwrap() }
-            }
+            (FromDaemon::Parked { id, pid, files, egress, steps }, descriptors) => Sandbox {
+                id,
+                pid,
+                steps,
+                parked: Parked::new(&files, egress, descriptors).unwrap(),
+            },
             (other, _) => panic!("{other:?}"),
         }
     }

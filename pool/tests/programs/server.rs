@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::FromRawFd;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixListener;
 
 fn main() {
@@ -52,6 +53,17 @@ fn answer(path: &str) -> String {
             let memory = vec![1u8; bytes.parse().expect("a size")];
             format!("{}", memory.iter().map(|byte| u64::from(*byte)).sum::<u64>())
         }
+        ["connect", address] => match TcpStream::connect(address).and_then(|mut stream| stream.write_all(b"hello")) {
+            Ok(()) => "connected".into(),
+            Err(error) => error.to_string(),
+        },
+        ["listen", address] => match TcpListener::bind(address) {
+            Ok(listener) => {
+                std::thread::spawn(move || listener.accept().map(|(mut stream, _)| stream.write_all(b"hello")));
+                "listening".into()
+            }
+            Err(error) => error.to_string(),
+        },
         ["exit", status] => std::process::exit(status.parse().expect("a status")),
         _ => "hello".into(),
     }
