@@ -29,6 +29,11 @@ demo: build
 serve: build
     target/release/baton serve --config demo.toml
 
+# Measure everything of a name (`just bench` lists them), side by side with what it is compared with
+bench *ARGUMENTS: build
+    @cargo build --release --locked --quiet --package baton-bench
+    @target/release/baton-bench bench {{ARGUMENTS}}
+
 # Everything that CI runs, the quick checks first
 test: setup format deny functions lint documentation build
     cargo nextest run --release --locked --workspace

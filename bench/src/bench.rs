@@ -1,0 +1,64 @@
+//! The benches behind `just bench NAME`.
+
+use crate::cores::{Cores, Split};
+use crate::progress::Progress;
+use crate::results::Results;
+
+/// One bench.
+#[derive(Clone, Copy, Debug)]
+pub struct Bench {
+    /// Its name on the command line and of its file.
+    pub name: &'static str,
+    /// What it measures, in a line.
+    pub about: &'static str,
+    /// Measures it, and fills in tables, bars and data.
+    pub run: fn(&Session, &mut Results) -> anyhow::Result<()>,
+}
+
+/// All of them.
+pub const BENCHES: &[Bench] = &[Bench {
+    name: "noise",
+    about: "the same Baton against itself: what a difference of nothing looks like here",
+    run: crate::noise::run,
+}];
+
+/// What a bench is run with.
+#[derive(Clone, Debug)]
+pub struct Session {
+    /// Of everything random.
+    pub seed: u64,
+    /// Fewer rounds and shorter ones, to see whether it runs at all.
+    pub quick: bool,
+    /// Cores for what is measured and for the load.
+    pub cores: Split,
+    /// Where progress is shown.
+    pub progress: Progress,
+}
+
+impl Session {
+    /// On all cores of the machine.
+    #[must_use]
+    pub fn new(seed: u64, quick: bool) -> Self {
+        let cores = Cores::available().split();
+        Self { seed, quick, cores, progress: Progress::shown() }
+    }
+
+    /// `full`, or `quick` when that was asked for.
+    pub fn either<T>(&self, full: T, quick: T) -> T {
+        if self.quick { quick } else { full }
+    }
+}
+
+/// Runs a bench and notes the machine's load at its end.
+///
+/// # Errors
+/// What it ends with.
+pub fn run(bench: &Bench, session: &Session) -> anyhow::Result<Results> {
+    let mut results = Results::new(bench.name, session.seed);
+    if session.cores.server == session.cores.load {
+        results.notes.push("one core only: the load takes time from what it measures".into());
+    }
+    (bench.run)(session, &mut results)?;
+    results.machine.ended();
+    Ok(results)
+}

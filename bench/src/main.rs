@@ -1,0 +1,45 @@
+//! The `baton-bench` command. See `baton-bench --help`.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use baton_bench::bench::{self, BENCHES, Session};
+use baton_bench::cli::{BenchArguments, Cli, Command};
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Bench(arguments) => run_bench(&arguments),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "baton-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_bench(arguments: &BenchArguments) -> anyhow::Result<()> {
+    let Some(name) = &arguments.name else {
+        for bench in BENCHES {
+            say(&format!("{:<12} {}\n", bench.name, bench.about))?;
+        }
+        return Ok(());
+    };
+    let Some(found) = BENCHES.iter().find(|bench| bench.name == name) else {
+        let names: Vec<&str> = BENCHES.iter().map(|bench| bench.name).collect();
+        anyhow::bail!("there is no bench {name:?}; expected one of {}", names.join(", "));
+    };
+    let results = bench::run(found, &Session::new(arguments.seed, arguments.quick))?;
+    let path = results.write()?;
+    say(&format!("results: {}\n{}", path.display(), results.text()))
+}
+
+/// To standard output; who stopped reading wants no more.
+fn say(text: &str) -> anyhow::Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
+}
