@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use crate::egress::Egress;
 use crate::gate::{Bounds, Gate};
 use crate::manifest;
 use crate::metrics::Histogram;
@@ -26,6 +27,8 @@ pub struct Function {
     pub component: Option<Component>,
     /// Its revision in the pool of sandboxes.
     pub native: Option<crate::native::Native>,
+    /// Its way out, in both tiers.
+    pub egress: Arc<Egress>,
     /// What it has answered.
     pub counts: Counts,
 }
@@ -37,6 +40,7 @@ impl Function {
         spec: manifest::Function,
         digest: Arc<str>,
         native: Option<crate::native::Native>,
+        egress: Arc<Egress>,
     ) -> Self {
         let limits = spec.limits;
         Self {
@@ -50,6 +54,7 @@ impl Function {
             component: (spec.component.is_some() && spec.policy.uses_wasm())
                 .then(Component::default),
             native,
+            egress,
             counts: Counts::default(),
             spec,
         }

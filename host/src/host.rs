@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::access::AccessLog;
+use crate::egress::{Egress, system_resolver};
 use crate::function::Function;
 use crate::handover::{Artifact, Deployment, Handover, Update, Updates, read_sealed};
 use crate::load::{Code, Loader};
@@ -173,7 +174,10 @@ fn assemble(
     let mut loading = Vec::new();
     let mut functions = Vec::new();
     for deployment in &handover.functions {
-        let (function, component) = deploy(deployment, sandboxing.as_ref())?;
+        let rules = deployment.spec.egress.clone();
+        let headers = usize::try_from(bounds.headers.0)?;
+        let egress = Arc::new(Egress::new(rules, headers, system_resolver(), &tasks));
+        let (function, component) = deploy(deployment, sandboxing.as_ref(), egress)?;
         loading.extend(component.map(|code| (Arc::clone(&function), code)));
         functions.push(function);
     }
@@ -193,6 +197,7 @@ fn assemble(
 fn deploy(
     deployment: &Deployment,
     sandboxing: Option<&Arc<Sandboxing>>,
+    egress: Arc<Egress>,
 ) -> anyhow::Result<(Arc<Function>, Option<Code>)> {
     let native = match (sandboxing, &deployment.native) {
         (Some(sandboxing), Some(executable)) => {
@@ -205,7 +210,7 @@ fn deploy(
     let artifact = deployment.component.as_ref().map(Artifact::try_clone).transpose()?;
     let form = if deployment.precompiled { Code::Machine } else { Code::Portable };
     let function =
-        Function::new(deployment.spec.clone(), deployment.digest.as_str().into(), native);
+        Function::new(deployment.spec.clone(), deployment.digest.as_str().into(), native, egress);
     Ok((Arc::new(function), artifact.map(form)))
 }
 
@@ -225,7 +230,7 @@ fn loader(handover: &Handover) -> anyhow::Result<Arc<Loader>> {
 
 fn load(loader: &Loader, function: &Function, code: &Code) {
     let Some(component) = &function.component else { return };
-    let loaded = loader.load(&function.spec, code);
+    let loaded = loader.load(function, code);
     match &loaded {
         Ok(loaded) => {
             tracing::info!(

@@ -6,10 +6,8 @@ use std::sync::Arc;
 
 use wasmtime::component::Component;
 
-use crate::egress::Egress;
-use crate::function::Loaded;
+use crate::function::{Function, Loaded};
 use crate::handover::{Artifact, read_sealed};
-use crate::manifest::Function;
 use crate::wasm::{Cache, Engine, Key, Line, LineSink, LoadError, Program, Settings, Source};
 
 /// Loads components for the functions of one host.
@@ -35,7 +33,8 @@ impl Loader {
     ///
     /// # Errors
     /// When the component cannot be compiled, linked or instantiated.
-    pub fn load(&self, spec: &Function, code: &Code) -> Result<Loaded, LoadError> {
+    pub fn load(&self, function: &Function, code: &Code) -> Result<Loaded, LoadError> {
+        let spec = &function.spec;
         let (component, source) = match code {
             Code::Portable(artifact) => self.compiled(artifact)?,
             Code::Machine(artifact) => (self.trusted(artifact)?, Source::Memory),
@@ -45,7 +44,7 @@ impl Loader {
             cpu_time: spec.limits.cpu_time,
             headers: self.headers,
             env: spec.env.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
-            egress: Arc::new(Egress::new(spec.egress.clone())),
+            egress: Arc::clone(&function.egress),
             sink: sink(spec.name.as_str().into()),
         };
         let program = Program::new(Arc::clone(&self.engine), &component, settings)?;
@@ -107,7 +106,8 @@ fn sink(function: Arc<str>) -> LineSink {
             function = &*function,
             tier = "wasm",
             stream = line.stream.name(),
-            trace_id = line.trace_id,
+            trace_id = %line.trace_id,
+            invocation = %line.invocation,
             "{}",
             String::from_utf8_lossy(line.text)
         );

@@ -5,10 +5,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use baton_otel::context::TraceParent;
 use baton_otel::names::{attribute, event, span};
 use baton_otel::{Event, KeyValue, Kind, RequestContext, Span, Status, Trace};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header};
 
+use crate::egress::{Caller, Calls};
 use crate::function::Function;
 use crate::phases::{Interval, Phase, Phases};
 use crate::problem;
@@ -97,6 +99,8 @@ pub struct Record {
     pub sent: u64,
     /// Time that the guest computed.
     pub guest_cpu: Duration,
+    /// What it asked of others.
+    pub calls: Calls,
 }
 
 impl Record {
@@ -126,6 +130,7 @@ impl Record {
             received: 0,
             sent: 0,
             guest_cpu: Duration::ZERO,
+            calls: Calls::default(),
         }
     }
 
@@ -137,6 +142,17 @@ impl Record {
     /// The trace context that the tier at work gets.
     pub fn pass_on(&self, headers: &mut HeaderMap) {
         self.context.pass_on(self.work_span, headers);
+    }
+
+    /// For whom the component works: its outgoing requests belong to the span of the tier at work.
+    #[must_use]
+    pub fn caller(&self) -> Caller {
+        let RequestContext { trace_id, sampled, ref tracestate, .. } = self.context;
+        Caller {
+            parent: TraceParent { trace_id, span_id: self.work_span, sampled },
+            tracestate: tracestate.clone(),
+            calls: self.calls.clone(),
+        }
     }
 
     /// `Server-Timing` as far as it is known at `now`: the tier, then the phases in milliseconds.
@@ -225,7 +241,10 @@ impl Record {
                     continue;
                 }
                 Phase::Forward => span = self.forward(span),
-                Phase::Handle => span.span_id = self.work_span,
+                Phase::Handle => {
+                    span.span_id = self.work_span;
+                    span.children = self.calls.spans();
+                }
                 Phase::Load => {
                     let source = self.load.unwrap_or("memory");
                     span.attributes.push(KeyValue::new(attribute::BATON_COMPONENT_SOURCE, source));
@@ -324,7 +343,7 @@ fn span_name(phase: Phase) -> &'static str {
 }
 
 /// The methods of RFC 9110 and RFC 5789; the semantic conventions call all others `_OTHER`.
-fn known_method(method: &Method) -> &'static str {
+pub(crate) fn known_method(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",
         Method::HEAD => "HEAD",

@@ -153,10 +153,9 @@ async fn run_component(
     let loaded = load(component, record).await?;
     record.enter(Phase::Instantiate);
     record.pass_on(request.headers_mut());
-    let traceparent = request.headers().get(baton_otel::context::TRACEPARENT).cloned();
     let scheme = if record.peer.secure { Scheme::Https } else { Scheme::Http };
-    let trace_id: Arc<str> = record.context.trace_id.to_string().into();
-    let mut call = loaded.program.start(request, scheme, &trace_id, traceparent);
+    let invocation = record.context.span_id;
+    let mut call = loaded.program.start(request, scheme, invocation, record.caller());
     // The bound that counts is the one around the whole; here it only lets the record say in which
     // phase the time was up.
     let head = timeout_at(deadline.into(), call.head()).await;

@@ -10,7 +10,7 @@ use tokio_rustls::rustls::{self, ServerConfig};
 
 /// The protocol's name in ALPN.
 pub const H2: &[u8] = b"h2";
-const HTTP_11: &[u8] = b"http/1.1";
+pub(crate) const HTTP_11: &[u8] = b"http/1.1";
 
 /// Why a certificate and key cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -101,6 +101,8 @@ names! {
     URL_QUERY = "url.query";
     /// Scheme of the request, `http` or `https`.
     URL_SCHEME = "url.scheme";
+    /// Absolute URL of an outgoing request, without its query.
+    URL_FULL = "url.full";
     /// Host name that the request was addressed to.
     SERVER_ADDRESS = "server.address";
     /// Port that the request was addressed to.

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use baton_otel::{SpanId, TraceId};
 use bytes::Bytes;
 use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
@@ -38,8 +39,10 @@ impl Stream {
 pub struct Line<'a> {
     /// Where it was written.
     pub stream: Stream,
-    /// The trace of the request that wrote it, 32 hexadecimal digits.
-    pub trace_id: &'a str,
+    /// The trace of the request that wrote it.
+    pub trace_id: TraceId,
+    /// Which invocation of the function wrote it.
+    pub invocation: SpanId,
     /// The line without its end, at most 8 KiB.
     pub text: &'a [u8],
 }
@@ -51,7 +54,8 @@ pub type LineSink = Arc<dyn Fn(Line<'_>) + Send + Sync>;
 #[derive(Clone)]
 pub(super) struct Output {
     pub stream: Stream,
-    pub trace_id: Arc<str>,
+    pub trace_id: TraceId,
+    pub invocation: SpanId,
     pub sink: LineSink,
 }
 
@@ -92,8 +96,8 @@ impl Lines {
     }
 
     fn emit(&mut self) {
-        let Output { stream, trace_id, sink } = &self.output;
-        sink(Line { stream: *stream, trace_id, text: &self.line });
+        let Output { stream, trace_id, invocation, ref sink } = self.output;
+        sink(Line { stream, trace_id, invocation, text: &self.line });
         self.line.clear();
     }
 }

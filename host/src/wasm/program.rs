@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use baton_otel::SpanId;
 use bytes::Bytes;
 use http::Request;
 use http_body::Body;
@@ -17,7 +18,7 @@ use super::engine::Engine;
 use super::instance::{Call, Guest, MemoryLimit, Progress};
 use super::outgoing::Outgoing;
 use super::output::{LineSink, Output, Stream};
-use crate::egress::Egress;
+use crate::egress::{Caller, Egress};
 
 /// Host resources (streams, bodies, header maps, pollables) that a guest may hold at once.
 const HANDLES: usize = 10_000;
@@ -110,21 +111,21 @@ impl Program {
 
     /// Begins to answer `request` in a fresh instance; nothing runs until the call is polled.
     ///
-    /// `trace_id` marks the lines that the guest prints, `traceparent` is passed on by outgoing
-    /// requests to the origins that may have it.
+    /// `invocation` and the caller's trace mark the lines that the guest prints; its outgoing
+    /// requests are made for `caller`.
     pub fn start<B>(
         &self,
         request: Request<B>,
         scheme: Scheme,
-        trace_id: &Arc<str>,
-        traceparent: Option<http::HeaderValue>,
+        invocation: SpanId,
+        caller: Caller,
     ) -> Call
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Error>,
     {
         let progress = Arc::new(Progress::default());
-        let mut store = self.store(&progress, trace_id, traceparent);
+        let mut store = self.store(&progress, invocation, caller);
         let pre = self.pre.clone();
         let running = self.engine.running();
         let shared = Arc::clone(&progress);
@@ -145,13 +146,15 @@ impl Program {
     fn store(
         &self,
         progress: &Arc<Progress>,
-        trace_id: &Arc<str>,
-        traceparent: Option<http::HeaderValue>,
+        invocation: SpanId,
+        caller: Caller,
     ) -> Store<Guest> {
         let settings = &self.settings;
+        let trace_id = caller.parent.trace_id;
         let output = |stream| Output {
             stream,
-            trace_id: Arc::clone(trace_id),
+            trace_id,
+            invocation,
             sink: Arc::clone(&settings.sink),
         };
         let mut wasi = WasiCtxBuilder::new();
@@ -167,7 +170,7 @@ impl Program {
             wasi: wasi.build(),
             http,
             table,
-            outgoing: Outgoing { egress: Arc::clone(&settings.egress), traceparent },
+            outgoing: Outgoing { egress: Arc::clone(&settings.egress), caller },
             memory: MemoryLimit { limit: settings.memory, used: 0, progress: Arc::clone(progress) },
         };
         let mut store = Store::new(self.engine.wasmtime(), guest);
