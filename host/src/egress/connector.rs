@@ -89,7 +89,8 @@ fn trust() -> Arc<ClientConfig> {
         }
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
         #[expect(clippy::expect_used, reason = "the provider and its versions are of one crate")]
-        let config = config.with_safe_default_protocol_versions().expect("ring offers TLS 1.2, 1.3");
+        let config =
+            config.with_safe_default_protocol_versions().expect("ring offers TLS 1.2, 1.3");
         let mut config = config.with_root_certificates(roots).with_no_client_auth();
         config.alpn_protocols = vec![H2.to_vec(), HTTP_11.to_vec()];
         Arc::new(config)

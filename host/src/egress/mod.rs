@@ -246,7 +246,10 @@ impl Egress {
         let too_slow = async {
             let connected = connection.wait_for_connection_metadata();
             if tokio::time::timeout(timeouts.connect, connected).await.is_err() {
-                return SendError::ConnectTimeout { origin: origin.clone(), limit: timeouts.connect };
+                return SendError::ConnectTimeout {
+                    origin: origin.clone(),
+                    limit: timeouts.connect,
+                };
             }
             tokio::time::sleep(timeouts.first_byte).await;
             SendError::FirstByteTimeout { origin: origin.clone(), limit: timeouts.first_byte }

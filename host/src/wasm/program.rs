@@ -143,20 +143,11 @@ impl Program {
         Call::new(guest, progress, self.settings.cpu_time, self.settings.memory)
     }
 
-    fn store(
-        &self,
-        progress: &Arc<Progress>,
-        invocation: SpanId,
-        caller: Caller,
-    ) -> Store<Guest> {
+    fn store(&self, progress: &Arc<Progress>, invocation: SpanId, caller: Caller) -> Store<Guest> {
         let settings = &self.settings;
         let trace_id = caller.parent.trace_id;
-        let output = |stream| Output {
-            stream,
-            trace_id,
-            invocation,
-            sink: Arc::clone(&settings.sink),
-        };
+        let output =
+            |stream| Output { stream, trace_id, invocation, sink: Arc::clone(&settings.sink) };
         let mut wasi = WasiCtxBuilder::new();
         wasi.stdout(output(Stream::Stdout)).stderr(output(Stream::Stderr));
         for (name, value) in settings.env.iter() {
