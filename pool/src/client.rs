@@ -11,11 +11,13 @@
 
 use crate::driver;
 use crate::lease::{Endpoint, Lease, Phase};
+use crate::lifecycle::State;
 use crate::output::Stream;
 use crate::protocol::{Question, SandboxId, ToDaemon};
 use crate::reason::{LeaseError, Reason, Usage};
 use crate::schedule::{
-    Bounds, Cause, Effect, Event, FunctionId, SandboxInfo, Schedule, Statistics, WaiterId,
+    Bounds, Cause, Effect, Event, FunctionId, Quarantine, SandboxInfo, Schedule, Statistics,
+    WaiterId,
 };
 use crate::spec::FunctionSpec;
 use std::collections::{BTreeMap, VecDeque};
@@ -60,10 +62,39 @@ pub enum PoolEvent {
         /// What was done, from creation on.
         phases: Vec<Phase>,
     },
+    /// An idle sandbox was stopped.
+    Frozen {
+        /// Whose it is.
+        function: FunctionId,
+        /// Which.
+        sandbox: SandboxId,
+        /// Which request its start was caused by.
+        cause: Cause,
+        /// When.
+        phase: Phase,
+    },
+    /// A stopped one continues so that it can end; one that a request needs is thawed by [`Pool::try_lease`] and
+    /// [`Pool::lease`], and the lease knows when.
+    Thawed {
+        /// Whose it is.
+        function: FunctionId,
+        /// Which.
+        sandbox: SandboxId,
+        /// Which request its start was caused by.
+        cause: Cause,
+        /// Why it ends.
+        reason: Reason,
+        /// When.
+        phase: Phase,
+    },
     /// Nothing is left of a sandbox.
     Gone {
         /// Whose it was.
         function: Option<FunctionId>,
+        /// Which request its start was caused by, if one was.
+        cause: Cause,
+        /// From the first word about its end to the last.
+        phase: Phase,
         /// Which.
         sandbox: SandboxId,
         /// Why.
@@ -255,6 +286,11 @@ impl<C: Send + 'static> Pool<C> {
         self.shared.statistics.subscribe()
     }
 
+    /// Whether a function is left alone for a while because its starts fail, and why they do.
+    pub fn quarantine(&self, function: FunctionId) -> Option<Quarantine> {
+        self.shared.lock().schedule.quarantine(Instant::now(), function)
+    }
+
     /// Every sandbox there is, as of now.
     pub fn sandboxes(&self) -> Vec<SandboxInfo> {
         let inner = self.shared.lock();
@@ -369,6 +405,33 @@ impl<C: Send + 'static> Shared<C> {
         self.lock().records.get(&id).map(|record| (record.pid, record.phases.clone()))
     }
 
+    /// Stops a sandbox, unless it is in use by now. The host's connections into it are closed: a function whose own
+    /// timers run out while it is stopped would close them in the face of the next request.
+    pub(crate) fn freeze(&self, id: SandboxId) -> Option<io::Result<Option<Phase>>> {
+        let endpoint = self.endpoint(id)?;
+        Some(endpoint.ice.freeze(|| {
+            let wanted = self.lock().schedule.state(id) == Some(State::Frozen);
+            if wanted {
+                endpoint.drop_idle();
+            }
+            wanted
+        }))
+    }
+
+    /// Lets a stopped sandbox continue.
+    pub(crate) fn thaw(&self, id: SandboxId) -> Option<io::Result<Option<Phase>>> {
+        Some(self.endpoint(id)?.ice.thaw())
+    }
+
+    fn endpoint(&self, id: SandboxId) -> Option<Arc<Endpoint<C>>> {
+        self.lock().records.get(&id)?.endpoint.clone()
+    }
+
+    /// Why a sandbox ends, if it does.
+    pub(crate) fn ending(&self, id: SandboxId) -> Option<Reason> {
+        self.lock().schedule.ending(id).cloned()
+    }
+
     /// Forgets a sandbox that is gone.
     pub(crate) fn forget(&self, id: SandboxId) {
         let mut inner = self.lock();
@@ -461,10 +524,11 @@ mod tests {
 
     use super::{Event, FunctionId, Pool, PoolConfig, Shared};
     use crate::activation::Limits;
+    use crate::ice::Ice;
     use crate::lease::{Endpoint, Phase};
     use crate::lifecycle::State;
     use crate::protocol::SandboxId;
-    use crate::schedule::{Cause, Effect};
+    use crate::schedule::{Cause, Effect, KeepAlive};
     use crate::spec::FunctionSpec;
     use std::fs::File;
     use std::sync::{Arc, Mutex};
@@ -497,6 +561,8 @@ mod tests {
             max: 1,
             concurrency: 1,
             idle_timeout: Duration::from_secs(60),
+            keep_alive: KeepAlive::Fixed,
+            freeze_after: Duration::from_secs(60),
             start_timeout: Duration::from_secs(10),
             grace: Duration::from_secs(5),
         }
@@ -527,6 +593,7 @@ mod tests {
             idle: Mutex::new(Vec::new()),
             idle_max: 1,
             phases,
+            ice: Ice::new(None),
         }
     }
 

@@ -30,6 +30,8 @@ struct Driver<C: Send + 'static> {
     kept: HashMap<task::Id, SandboxId>,
     /// What is left of sandboxes whose keepers have not said all yet: why a start failed, the last lines.
     gone: BTreeMap<SandboxId, Usage>,
+    /// Since when sandboxes are being ended.
+    ending: BTreeMap<SandboxId, SystemTime>,
     closed: bool,
 }
 
@@ -44,6 +46,7 @@ pub(crate) async fn drive<C: Send + 'static>(shared: Arc<Shared<C>>, sockets: Pa
         keepers: JoinSet::new(),
         kept: HashMap::new(),
         gone: BTreeMap::new(),
+        ending: BTreeMap::new(),
         closed: false,
     };
     while !driver.closed {
@@ -96,10 +99,25 @@ impl<C: Send + 'static> Driver<C> {
                 self.outbox.push_back(ToDaemon::Create { id: sandbox, scratch, egress: None });
             }
             Effect::Activate { sandbox, function } => self.activate(sandbox, function),
-            Effect::Terminate(id) => self.outbox.push_back(ToDaemon::Terminate { id }),
+            Effect::Terminate(id) => {
+                self.ending.entry(id).or_insert_with(SystemTime::now);
+                self.outbox.push_back(ToDaemon::Terminate { id });
+            }
             Effect::Remove(id) => {
+                self.ending.entry(id).or_insert_with(SystemTime::now);
                 self.parked.remove(&id);
                 self.outbox.push_back(ToDaemon::Remove { id });
+            }
+            Effect::Freeze { sandbox, function, cause } => {
+                if let Some(phase) = switched(sandbox, self.shared.freeze(sandbox)) {
+                    self.shared.report(PoolEvent::Frozen { function, sandbox, cause, phase });
+                }
+            }
+            Effect::Thaw { sandbox, function, cause, reason } => {
+                if let Some(phase) = switched(sandbox, self.shared.thaw(sandbox)) {
+                    let thawed = PoolEvent::Thawed { function, sandbox, cause, reason, phase };
+                    self.shared.report(thawed);
+                }
             }
             Effect::Prepared { sandbox, function, cause, outcome } => {
                 let (pid, phases) = self.shared.progress(sandbox).unwrap_or_default();
@@ -112,10 +130,14 @@ impl<C: Send + 'static> Driver<C> {
                     phases,
                 });
             }
-            Effect::Gone { sandbox, function, reason, usage } => {
+            Effect::Gone { sandbox, function, cause, reason, usage } => {
                 self.parked.remove(&sandbox);
                 self.shared.forget(sandbox);
-                self.shared.report(PoolEvent::Gone { function, sandbox, reason, usage });
+                let end = SystemTime::now();
+                let start = self.ending.remove(&sandbox).unwrap_or(end);
+                let phase = Phase { name: "remove".to_owned(), start, end };
+                let gone = PoolEvent::Gone { function, cause, phase, sandbox, reason, usage };
+                self.shared.report(gone);
             }
             Effect::Closed => self.closed = true,
             // The schedule's teller has answered them already.
@@ -206,6 +228,14 @@ impl<C: Send + 'static> Driver<C> {
             }
         }
     }
+}
+
+/// When a sandbox was frozen or thawed, if it was.
+fn switched(id: SandboxId, outcome: Option<io::Result<Option<Phase>>>) -> Option<Phase> {
+    outcome?.unwrap_or_else(|error| {
+        tracing::warn!(%error, sandbox = %id, "cannot freeze or thaw a sandbox");
+        None
+    })
 }
 
 async fn sleep_until(wake: Option<tokio::time::Instant>) {

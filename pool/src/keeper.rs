@@ -7,8 +7,9 @@
 //! However the task ends, the schedule hears of it: no sandbox is without a keeper. The driver
 //! tells nobody that a sandbox is gone before its keeper has said all.
 
-use crate::activation::{Activating, Parked, Start, StartFailure};
+use crate::activation::{Activating, Freezer, Parked, Start, StartFailure};
 use crate::client::{PoolEvent, Shared};
+use crate::ice::Ice;
 use crate::lease::{Endpoint, Phase};
 use crate::output::{Stream, lines};
 use crate::pause::Pauses;
@@ -120,7 +121,7 @@ impl<C: Send + 'static> Keeper<C> {
             .map_err(StartError::Activate)?;
         // While anyone else holds these, the function's death would not be seen by whoever connects.
         drop((listener, stdout_writer, stderr_writer));
-        let pidfd = executed(activating).await?;
+        let (pidfd, freezer) = executed(activating).await?;
         self.shared.executed(self.id, |mut phases| {
             phases.push(Phase {
                 name: "activate".to_owned(),
@@ -135,6 +136,7 @@ impl<C: Send + 'static> Keeper<C> {
                 idle: Mutex::new(Vec::new()),
                 idle_max: usize::try_from(self.spec.concurrency.max(1)).unwrap_or(usize::MAX),
                 phases,
+                ice: Ice::new(freezer),
             }
         });
         let pidfd = watch(pidfd, Interest::READABLE).map_err(StartError::Watch)?;
@@ -178,7 +180,7 @@ impl<C: Send + 'static> Keeper<C> {
 }
 
 /// Waits for the outcome of exec.
-async fn executed(activating: Activating) -> Result<OwnedFd, StartError> {
+async fn executed(activating: Activating) -> Result<(OwnedFd, Option<Freezer>), StartError> {
     let control = activating.as_fd().try_clone_to_owned().map_err(StartError::Watch)?;
     let control = watch(control, Interest::READABLE).map_err(StartError::Watch)?;
     loop {
@@ -188,7 +190,7 @@ async fn executed(activating: Activating) -> Result<OwnedFd, StartError> {
             Err(error) => return Err(StartError::Watch(error)),
             Ok(outcome) => {
                 outcome.map_err(StartError::Execute)?;
-                return Ok(activating.into_parts().0);
+                return Ok(activating.into_parts());
             }
         }
     }

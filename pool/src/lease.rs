@@ -1,7 +1,9 @@
 //! The right of one request to use a sandbox, and the way to it.
 
 use crate::client::Shared;
+use crate::ice::Ice;
 use crate::protocol::SandboxId;
+use crate::reason::Reason;
 use crate::schedule::Event;
 use std::fmt;
 use std::io;
@@ -33,9 +35,16 @@ pub(crate) struct Endpoint<C> {
     pub(crate) idle: Mutex<Vec<C>>,
     pub(crate) idle_max: usize,
     pub(crate) phases: Vec<Phase>,
+    pub(crate) ice: Ice,
 }
 
 impl<C> Endpoint<C> {
+    /// Closes the connections that earlier requests left.
+    pub(crate) fn drop_idle(&self) {
+        let idle = std::mem::take(&mut *self.idle.lock().unwrap_or_else(PoisonError::into_inner));
+        drop(idle);
+    }
+
     pub(crate) fn take_first(&self) -> Option<UnixStream> {
         self.first.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
@@ -47,12 +56,18 @@ pub struct Lease<C: Send + 'static> {
     shared: Arc<Shared<C>>,
     endpoint: Arc<Endpoint<C>>,
     cold: bool,
+    thawed: Option<Phase>,
     in_order: bool,
 }
 
 impl<C: Send + 'static> Lease<C> {
     pub(crate) fn new(shared: Arc<Shared<C>>, endpoint: Arc<Endpoint<C>>, cold: bool) -> Lease<C> {
-        Lease { shared, endpoint, cold, in_order: false }
+        let thawed = endpoint.ice.thaw().unwrap_or_else(|error| {
+            // Then it is gone, which whoever connects will see.
+            tracing::debug!(%error, sandbox = %endpoint.id, "cannot thaw a sandbox");
+            None
+        });
+        Lease { shared, endpoint, cold, thawed, in_order: false }
     }
 
     /// Which sandbox.
@@ -92,6 +107,16 @@ impl<C: Send + 'static> Lease<C> {
     /// This request waited for the function to start.
     pub fn was_cold(&self) -> bool {
         self.cold
+    }
+
+    /// The sandbox was frozen and had to be thawed for this request.
+    pub fn thawed(&self) -> Option<&Phase> {
+        self.thawed.as_ref()
+    }
+
+    /// Why the sandbox ends, if the pool has decided so by now.
+    pub fn ending(&self) -> Option<Reason> {
+        self.shared.ending(self.endpoint.id)
     }
 
     /// How the sandbox came to be, up to the function's exec.

@@ -8,6 +8,7 @@ pub mod activation;
 pub mod client;
 pub mod daemon;
 mod driver;
+mod ice;
 mod keeper;
 pub mod lease;
 pub mod lifecycle;

@@ -14,6 +14,7 @@
 //!   what a parked one takes, or the memory limit of the function in it;
 //! - at most `creating_max` are being created;
 //! - nobody waits while there is room, and nobody waits longer than `start_timeout`;
+//! - no frozen sandbox has a request;
 //! - every sandbox is parked or on the way there, belongs to a function, or is being removed.
 
 mod backoff;
@@ -22,7 +23,10 @@ mod effect;
 mod ending;
 mod event;
 mod function;
+mod greedy_dual;
 mod idle;
+mod idle_times;
+mod pauses;
 mod room;
 mod sandbox;
 mod starts;
@@ -33,8 +37,8 @@ mod waiters;
 
 pub use effect::Effect;
 pub use event::Event;
-pub use function::{Cause, FunctionId, Policy, WaiterId};
-pub use sandbox::{Counts, SandboxInfo, Statistics};
+pub use function::{Cause, FunctionId, KeepAlive, Policy, WaiterId};
+pub use sandbox::{Counts, Quarantine, SandboxInfo, Statistics};
 
 use crate::lifecycle::{self, State};
 use crate::protocol::SandboxId;
@@ -42,6 +46,7 @@ use crate::reason::Reason;
 use backoff::Backoff;
 use daemon::Daemon;
 use function::{Function, Waiter};
+use greedy_dual::Clock;
 use sandbox::{Owner, Sandbox};
 use starts::Start;
 use std::collections::{BTreeMap, VecDeque};
@@ -77,6 +82,8 @@ pub struct Schedule {
     creating: usize,
     /// What all sandboxes cost.
     memory: u64,
+    /// Of evictions.
+    clock: Clock,
     creation: Backoff,
     next_sandbox: u64,
     wake: Option<Instant>,
@@ -95,6 +102,7 @@ impl Schedule {
             parked: VecDeque::new(),
             creating: 0,
             memory: 0,
+            clock: Clock::default(),
             creation: Backoff::default(),
             next_sandbox: 0,
             wake: None,
@@ -108,13 +116,9 @@ impl Schedule {
 
     /// A warm sandbox with room, now or not at all.
     pub fn try_lease(&mut self, now: Instant, function: FunctionId) -> Option<SandboxId> {
-        let function = self.functions.get_mut(&function)?;
-        let id = *function.ready.last()?;
-        let sandbox = self.sandboxes.get_mut(&id)?;
-        let next = sandbox.state.on(lifecycle::Event::Lease).ok()?;
-        function.moved(id, sandbox.state, next);
-        sandbox.state = next;
-        sandbox.since = now;
+        let id = self.ready(function)?;
+        self.arrived(now, function, true);
+        self.lend(now, id);
         Some(id)
     }
 
@@ -155,9 +159,8 @@ impl Schedule {
             }
             Event::Retire(id) => self.retire(now, id, effects),
             Event::Prepare { function, wanted, cause } => {
-                if self.daemon == Daemon::Ready {
-                    self.demand(now, function, u64::from(wanted), cause);
-                }
+                self.arrived(now, function, wanted <= 1);
+                self.demand(now, function, u64::from(wanted), cause);
             }
             Event::Wait { function, waiter, cause } => {
                 self.wait(now, function, Waiter { id: waiter, cause, since: now }, effects);
@@ -185,6 +188,7 @@ impl Schedule {
         self.attend_all(now, effects);
         let functions: Vec<_> = self.functions.keys().copied().collect();
         for id in functions {
+            self.prewarm(now, id);
             self.tick_waiters(now, id, effects);
         }
     }

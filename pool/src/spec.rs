@@ -1,7 +1,7 @@
 //! What the host says about a function when it adds one.
 
 use crate::activation::Limits;
-use crate::schedule::Policy;
+use crate::schedule::{KeepAlive, Policy};
 use std::ffi::CString;
 use std::num::NonZeroU32;
 use std::os::fd::OwnedFd;
@@ -29,8 +29,12 @@ pub struct FunctionSpec {
     pub max: usize,
     /// Requests at once in one sandbox; 0 counts as 1.
     pub concurrency: u32,
-    /// How long an idle sandbox is kept.
+    /// How long an idle sandbox is kept, or kept at most.
     pub idle_timeout: Duration,
+    /// How that is decided.
+    pub keep_alive: KeepAlive,
+    /// How long an idle sandbox runs before it is frozen.
+    pub freeze_after: Duration,
     /// From activation to the first accept, and the longest that a request waits for a sandbox.
     pub start_timeout: Duration,
     /// From SIGTERM to SIGKILL.
@@ -46,6 +50,8 @@ impl FunctionSpec {
             max: self.max,
             concurrency: NonZeroU32::new(self.concurrency).unwrap_or(NonZeroU32::MIN),
             idle_timeout: self.idle_timeout,
+            keep_alive: self.keep_alive,
+            freeze_after: self.freeze_after,
             start_timeout: self.start_timeout,
             grace: self.grace,
         }

@@ -26,6 +26,26 @@ pub enum Effect {
         /// This function.
         function: FunctionId,
     },
+    /// Stop an idle one, unless it is in use by then.
+    Freeze {
+        /// Which.
+        sandbox: SandboxId,
+        /// Whose it is.
+        function: FunctionId,
+        /// Which request its start was caused by.
+        cause: Cause,
+    },
+    /// Let a stopped one go on, so that it can end.
+    Thaw {
+        /// Which.
+        sandbox: SandboxId,
+        /// Whose it is.
+        function: FunctionId,
+        /// Which request its start was caused by.
+        cause: Cause,
+        /// Why it ends.
+        reason: Reason,
+    },
     /// Tell it to finish.
     Terminate(SandboxId),
     /// Have it killed and removed.
@@ -63,6 +83,8 @@ pub enum Effect {
         sandbox: SandboxId,
         /// Whose it was.
         function: Option<FunctionId>,
+        /// Which request its start was caused by, if one was.
+        cause: Cause,
         /// Why.
         reason: Reason,
         /// What it used.

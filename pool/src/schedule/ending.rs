@@ -40,6 +40,12 @@ impl Schedule {
             .as_ref()
             .and_then(|owner| self.functions.get(&owner.function))
             .map(|function| function.policy.grace);
+        if let (State::Frozen, Some(owner), Some(ending)) = (last, &sandbox.owner, &sandbox.ending)
+            && self.daemon != Daemon::Absent
+        {
+            let (function, cause, reason) = (owner.function, owner.cause, ending.reason.clone());
+            effects.push(Effect::Thaw { sandbox: id, function, cause, reason });
+        }
         match (&mut sandbox.ending, grace) {
             (Some(ending), Some(grace)) if runs && ending.reason.is_polite() => {
                 let due = now + grace;
@@ -102,11 +108,15 @@ impl Schedule {
         self.step(now, id, lifecycle::Event::Gone, effects);
         let Some(sandbox) = self.sandboxes.remove(&id) else { return };
         self.memory -= sandbox.memory;
+        let cause = sandbox.owner.as_ref().map(|owner| owner.cause).unwrap_or_default();
         let function = sandbox.owner.map(|owner| owner.function);
-        effects.push(Effect::Gone { sandbox: id, function, reason, usage });
+        effects.push(Effect::Gone { sandbox: id, function, cause, reason, usage });
         if let Some(name) = function {
             if let Some(function) = self.functions.get_mut(&name) {
                 function.owned.remove(&id);
+                if function.owned.is_empty() {
+                    function.uses = 0;
+                }
                 if function.retired && function.owned.is_empty() {
                     self.functions.remove(&name);
                 }

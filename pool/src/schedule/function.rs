@@ -1,6 +1,7 @@
 //! One function's place in the schedule: its bounds, who waits for it and what it has.
 
 use super::backoff::Backoff;
+use super::pauses::Pauses;
 use crate::lifecycle::State;
 use crate::protocol::SandboxId;
 use std::collections::{BTreeSet, VecDeque};
@@ -41,12 +42,26 @@ pub struct Policy {
     pub max: usize,
     /// Requests at once in one sandbox.
     pub concurrency: NonZeroU32,
-    /// How long an idle sandbox is kept.
+    /// How long an idle sandbox is kept, or kept at most.
     pub idle_timeout: Duration,
+    /// How that is decided.
+    pub keep_alive: KeepAlive,
+    /// How long an idle sandbox runs before it is frozen.
+    pub freeze_after: Duration,
     /// From activation to the first accept, and the longest that a request waits.
     pub start_timeout: Duration,
     /// From SIGTERM to SIGKILL.
     pub grace: Duration,
+}
+
+/// How long idle sandboxes are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KeepAlive {
+    /// For the idle timeout.
+    #[default]
+    Fixed,
+    /// As the pauses between the function's requests suggest, at most that; one may be made ahead of the next.
+    Histogram,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -59,12 +74,17 @@ pub(super) struct Waiter {
 #[derive(Clone, Debug)]
 pub(super) struct Function {
     pub(super) policy: Policy,
-    /// Warm sandboxes with room; the one used last comes last and is taken first, so that the others can go.
+    /// Warm sandboxes with room; the one used last comes last and is taken first, so that the others can freeze and go.
     pub(super) ready: Vec<SandboxId>,
     /// All its sandboxes until they are gone.
     pub(super) owned: BTreeSet<SandboxId>,
     pub(super) waiters: VecDeque<Waiter>,
     pub(super) backoff: Backoff,
+    pub(super) pauses: Pauses,
+    /// Requests that got a sandbox of it since it last had none.
+    pub(super) uses: u64,
+    /// How long its last start took.
+    pub(super) cost: Duration,
     pub(super) retired: bool,
     /// Starts that wait for a parked sandbox or for memory.
     pub(super) queued: usize,
@@ -84,6 +104,9 @@ impl Function {
             owned: BTreeSet::new(),
             waiters: VecDeque::new(),
             backoff: Backoff::default(),
+            pauses: Pauses::new(&policy),
+            uses: 0,
+            cost: Duration::ZERO,
             retired: false,
             queued: 0,
             serving: 0,
@@ -131,11 +154,11 @@ impl Function {
 
     /// A sandbox in this state can take one more request, though it may not have accepted one yet.
     pub(super) fn has_room(&self, state: State) -> bool {
-        matches!(state, State::Idle | State::Leased(_) | State::Starting(_))
+        matches!(state, State::Idle | State::Leased(_) | State::Frozen | State::Starting(_))
             && state.leases() < self.policy.concurrency.get()
     }
 
     fn is_ready(&self, state: State) -> bool {
-        matches!(state, State::Idle | State::Leased(_)) && self.has_room(state)
+        matches!(state, State::Idle | State::Leased(_) | State::Frozen) && self.has_room(state)
     }
 }

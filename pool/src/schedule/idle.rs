@@ -2,6 +2,7 @@
 
 use super::Effect;
 use super::Schedule;
+use super::function::{Cause, FunctionId};
 use super::sandbox::Ending;
 use crate::lifecycle::{self, State};
 use crate::protocol::SandboxId;
@@ -26,6 +27,9 @@ impl Schedule {
         function.moved(id, sandbox.state, next);
         sandbox.state = next;
         sandbox.since = now;
+        if function.leases == 0 {
+            function.pauses.begin(now);
+        }
         self.wake_when_idle(id);
         true
     }
@@ -43,11 +47,17 @@ impl Schedule {
             sandbox.ending.get_or_insert(Ending { reason: Reason::Tainted, kill_at: None });
         }
         self.step(now, id, how, effects);
+        if let Some(owner) = self.owner_mut(id).map(|owner| owner.function)
+            && let Some(function) = self.functions.get_mut(&owner)
+            && function.leases == 0
+        {
+            function.pauses.begin(now);
+        }
         self.wake_when_idle(id);
         self.attend_owner(now, id, effects);
     }
 
-    /// Ends what is due in one sandbox and notes when something will be.
+    /// Does what is due in one sandbox and notes when something will be.
     pub(super) fn tick_sandbox(&mut self, now: Instant, id: SandboxId, effects: &mut Vec<Effect>) {
         let Some(sandbox) = self.sandboxes.get_mut(&id) else { return };
         let Some(owner) = &sandbox.owner else { return };
@@ -61,10 +71,13 @@ impl Schedule {
                     self.start_failed(now, id, &Reason::NeverAccepted, effects);
                 }
             }
-            State::Idle if function.has_spare() => {
-                let due = sandbox.since + function.policy.idle_timeout;
-                if due > now {
+            State::Idle | State::Frozen => {
+                let due = sandbox.since + function.pauses.keep(sandbox.used);
+                if !function.has_spare() {
+                    self.tick_idle(now, id, effects);
+                } else if due > now {
                     self.wake_by(due);
+                    self.tick_idle(now, id, effects);
                 } else {
                     self.end(now, id, lifecycle::Event::Drain, Reason::Idle, effects);
                 }
@@ -81,11 +94,81 @@ impl Schedule {
         }
     }
 
+    /// Freezes an idle sandbox when it is time.
+    fn tick_idle(&mut self, now: Instant, id: SandboxId, effects: &mut Vec<Effect>) {
+        let Some(due) = self.freeze_at(id) else { return };
+        if due > now {
+            return self.wake_by(due);
+        }
+        let Some(owner) = self.owner_mut(id) else { return };
+        let (function, cause) = (owner.function, owner.cause);
+        self.step(now, id, lifecycle::Event::Freeze, effects);
+        effects.push(Effect::Freeze { sandbox: id, function, cause });
+    }
+
+    fn freeze_at(&self, id: SandboxId) -> Option<Instant> {
+        let sandbox = self.sandboxes.get(&id).filter(|sandbox| sandbox.state == State::Idle)?;
+        let function = self.functions.get(&sandbox.owner.as_ref()?.function)?;
+        Some(sandbox.since + function.policy.freeze_after)
+    }
+
+    /// A warm sandbox with room, one that is not frozen if there is one.
+    pub(super) fn ready(&self, id: FunctionId) -> Option<SandboxId> {
+        let ready = &self.functions.get(&id)?.ready;
+        let last = *ready.last()?;
+        let runs = |id: &&SandboxId| self.sandboxes[*id].state != State::Frozen;
+        Some(ready.iter().rev().find(runs).copied().unwrap_or(last))
+    }
+
+    /// A request gets a sandbox that has room. Whoever tells it so thaws it.
+    pub(super) fn lend(&mut self, now: Instant, id: SandboxId) {
+        let Some(sandbox) = self.sandboxes.get_mut(&id) else { return };
+        let Some(owner) = &sandbox.owner else { return };
+        let Some(function) = self.functions.get_mut(&owner.function) else { return };
+        let last = sandbox.state;
+        let runs = last.on(lifecycle::Event::Thaw).unwrap_or(last);
+        let Ok(next) = runs.on(lifecycle::Event::Lease) else { return };
+        function.pauses.busy();
+        function.uses += 1;
+        function.moved(id, last, next);
+        sandbox.credit = self.clock.credit(function.uses, function.cost, sandbox.memory);
+        sandbox.state = next;
+        sandbox.since = now;
+        sandbox.used = true;
+    }
+
+    /// A request came, perhaps the only one that its function has now.
+    pub(super) fn arrived(&mut self, now: Instant, id: FunctionId, alone: bool) {
+        if let Some(function) = self.functions.get_mut(&id)
+            && function.leases == 0
+            && function.waiters.len() <= 1
+            && alone
+        {
+            function.pauses.end(now);
+        }
+    }
+
+    /// Has a sandbox made ahead of the request that a function's pauses foretell.
+    pub(super) fn prewarm(&mut self, now: Instant, id: FunctionId) {
+        let Some(function) = self.functions.get_mut(&id) else { return };
+        match function.pauses.prewarm_at() {
+            Some(due) if due > now => self.wake_by(due),
+            Some(_) => {
+                function.pauses.prewarmed();
+                if !function.pauses.is_over(now) && function.leases == 0 {
+                    self.demand(now, id, 1, Cause::default());
+                }
+            }
+            None => {}
+        }
+    }
+
     pub(super) fn wake_when_idle(&mut self, id: SandboxId) {
         let Some(sandbox) = self.sandboxes.get(&id) else { return };
         let function = sandbox.owner.as_ref().and_then(|owner| self.functions.get(&owner.function));
         if let (State::Idle, Some(function)) = (sandbox.state, function) {
-            self.wake_by(sandbox.since + function.policy.idle_timeout);
+            let keep = function.pauses.keep(sandbox.used).min(function.policy.freeze_after);
+            self.wake_by(sandbox.since + keep);
         }
     }
 }

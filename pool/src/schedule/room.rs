@@ -1,9 +1,10 @@
 //! Making room within the memory budget: which idle sandboxes have to go.
 //!
-//! Least recently used first, never one that its function's `min` protects, generic ones last;
+//! Those that are worth least first, never one that its function's `min` protects, generic ones last;
 //! and none at all if that would not be enough.
 
 use super::function::FunctionId;
+use super::greedy_dual::Credit;
 use super::{Effect, Schedule};
 use crate::lifecycle::{self, State};
 use crate::protocol::SandboxId;
@@ -54,6 +55,7 @@ impl Schedule {
             return Room::None;
         }
         for id in victims {
+            self.clock.evicted(self.sandboxes[&id].credit);
             self.end(now, id, lifecycle::Event::Drain, Reason::Evicted, effects);
         }
         Room::Coming
@@ -61,18 +63,19 @@ impl Schedule {
 
     /// What may go, in the order in which it should.
     fn evictable(&self, spare: Option<(FunctionId, SandboxId)>) -> Vec<SandboxId> {
-        let mut idle: Vec<(Instant, SandboxId, FunctionId)> = self
+        let mut idle: Vec<(Credit, Instant, SandboxId, FunctionId)> = self
             .sandboxes
             .iter()
             .filter(|(_, sandbox)| matches!(sandbox.state, State::Idle | State::Frozen))
             .filter_map(|(id, sandbox)| {
-                Some((sandbox.since, *id, sandbox.owner.as_ref()?.function))
+                let function = sandbox.owner.as_ref()?.function;
+                Some((sandbox.credit, sandbox.since, *id, function))
             })
-            .filter(|(_, _, function)| spare.is_none_or(|(spared, _)| spared != *function))
+            .filter(|(_, _, _, function)| spare.is_none_or(|(spared, _)| spared != *function))
             .collect();
         idle.sort_unstable();
         let mut left: BTreeMap<FunctionId, usize> = BTreeMap::new();
-        idle.retain(|(_, _, id)| {
+        idle.retain(|(_, _, _, id)| {
             let Some(function) = self.functions.get(id) else { return true };
             let left = left.entry(*id).or_insert(function.serving);
             let spare = *left > function.policy.min;
@@ -81,6 +84,6 @@ impl Schedule {
         });
         let generic =
             self.parked.iter().copied().filter(|id| spare.is_none_or(|(_, spared)| spared != *id));
-        idle.into_iter().map(|(_, id, _)| id).chain(generic).collect()
+        idle.into_iter().map(|(_, _, id, _)| id).chain(generic).collect()
     }
 }

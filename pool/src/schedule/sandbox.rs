@@ -2,6 +2,7 @@
 
 use super::Schedule;
 use super::function::{Cause, FunctionId};
+use super::greedy_dual::Credit;
 use crate::lifecycle::State;
 use crate::protocol::SandboxId;
 use crate::reason::Reason;
@@ -15,8 +16,12 @@ pub(super) struct Sandbox {
     /// What it costs of the budget.
     pub(super) memory: u64,
     pub(super) born: Instant,
-    /// When a request last got it or gave it back.
+    /// When a request last got it or gave it back, or when it accepted first.
     pub(super) since: Instant,
+    /// A request had it.
+    pub(super) used: bool,
+    /// What it is worth when memory is short.
+    pub(super) credit: Credit,
     pub(super) owner: Option<Owner>,
     pub(super) ending: Option<Ending>,
 }
@@ -47,6 +52,8 @@ impl Sandbox {
             memory: super::PARKED_MEMORY,
             born: now,
             since: now,
+            used: false,
+            credit: 0,
             owner: None,
             ending: None,
         }
@@ -54,7 +61,7 @@ impl Sandbox {
 }
 
 /// A sandbox as others see it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SandboxInfo {
     /// Which.
     pub id: SandboxId,
@@ -66,6 +73,21 @@ pub struct SandboxInfo {
     pub pid: Option<u32>,
     /// Since it was asked for.
     pub age: Duration,
+    /// Bytes of the budget that it is charged.
+    pub charged: u64,
+    /// Why it ends, if it does.
+    pub ending: Option<Reason>,
+}
+
+/// A function whose last starts failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quarantine {
+    /// Why the last one did.
+    pub reason: Reason,
+    /// How many in a row.
+    pub failures: u32,
+    /// Until the next may be tried.
+    pub retry_in: Duration,
 }
 
 /// Sandboxes by state.
@@ -145,6 +167,28 @@ impl Schedule {
             state: sandbox.state,
             pid: None,
             age: now.saturating_duration_since(sandbox.born),
+            charged: sandbox.memory,
+            ending: sandbox.ending.as_ref().map(|ending| ending.reason.clone()),
+        })
+    }
+
+    /// Where a sandbox is in its life; `None` once it is gone.
+    pub fn state(&self, id: SandboxId) -> Option<State> {
+        Some(self.sandboxes.get(&id)?.state)
+    }
+
+    /// Why a sandbox ends, if it does.
+    pub fn ending(&self, id: SandboxId) -> Option<&Reason> {
+        Some(&self.sandboxes.get(&id)?.ending.as_ref()?.reason)
+    }
+
+    /// Whether a function is left alone for a while because its starts fail, and why they do.
+    pub fn quarantine(&self, now: Instant, function: FunctionId) -> Option<Quarantine> {
+        let backoff = &self.functions.get(&function)?.backoff;
+        Some(Quarantine {
+            reason: backoff.reason()?.clone(),
+            failures: backoff.failures(),
+            retry_in: backoff.paused(now).map_or(Duration::ZERO, |until| until - now),
         })
     }
 }

@@ -100,6 +100,13 @@ impl Schedule {
         self.step(now, id, lifecycle::Event::Accepted, effects);
         let Some(sandbox) = self.sandboxes.get_mut(&id) else { return };
         sandbox.since = now;
+        if let Some(owner) = &sandbox.owner
+            && let Some(function) = self.functions.get_mut(&owner.function)
+        {
+            function.cost = now.saturating_duration_since(owner.activated);
+            sandbox.credit =
+                sandbox.credit.max(self.clock.credit(function.uses, function.cost, sandbox.memory));
+        }
         if !matches!(sandbox.state, State::Removing) {
             self.report(now, id, Ok(()), effects);
         }

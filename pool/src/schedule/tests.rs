@@ -3,8 +3,8 @@
 mod law;
 mod world;
 
-use super::{Bounds, Cause, Effect, Event, Policy};
-use crate::protocol::Exit;
+use super::{Bounds, Cause, Effect, Event, FunctionId, KeepAlive, Policy, Quarantine};
+use crate::protocol::{Exit, SandboxId};
 use crate::reason::{LeaseError, Reason};
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -22,6 +22,8 @@ fn policy() -> Policy {
         max: 4,
         concurrency: NonZeroU32::MIN,
         idle_timeout: IDLE_TIMEOUT,
+        keep_alive: KeepAlive::Fixed,
+        freeze_after: IDLE_TIMEOUT,
         start_timeout: START_TIMEOUT,
         grace: Duration::from_secs(5),
     }
@@ -200,4 +202,160 @@ fn a_request_that_goes_wrong_before_the_first_accept_was_seen_is_no_failed_start
     }
     world.wait(function);
     assert_eq!(world.activating.len(), 1, "no pause");
+}
+
+/// A function with one warm sandbox that freezes after a second.
+fn freezing() -> (World, FunctionId, SandboxId) {
+    let freezing = Policy { freeze_after: Duration::from_secs(1), ..policy() };
+    let (mut world, function) = World::with_function(bounds(), freezing);
+    world.on(Event::Prepare { function, wanted: 1, cause: Cause::default() });
+    world.answer_all();
+    let id = *world.running.keys().next().unwrap();
+    (world, function, id)
+}
+
+#[test]
+fn an_idle_sandbox_freezes_after_its_grace_and_is_leased_all_the_same() {
+    let (mut world, function, id) = freezing();
+    world.advance(Duration::from_millis(999));
+    assert!(world.frozen.is_empty());
+    world.advance(Duration::from_millis(1));
+    assert!(world.frozen.contains(&id));
+    assert_eq!(world.try_lease(function), Some(id));
+    world.give_back(0, true);
+    world.advance(Duration::from_secs(1));
+    assert!(world.frozen.contains(&id), "and freezes again");
+}
+
+#[test]
+fn who_waits_gets_a_frozen_sandbox_and_was_not_cold() {
+    let (mut world, function, sandbox) = freezing();
+    world.advance(Duration::from_secs(1));
+    let waiter = world.wait(function);
+    assert_eq!(world.log.last(), Some(&Effect::Grant { waiter, sandbox, cold: false }));
+}
+
+#[test]
+fn a_sandbox_that_runs_is_leased_before_a_frozen_one() {
+    let (mut world, function, first) = freezing();
+    world.on(Event::Prepare { function, wanted: 2, cause: Cause::default() });
+    world.answer_all();
+    let leased = [world.try_lease(function).unwrap(), world.try_lease(function).unwrap()];
+    world.give_back(usize::from(leased[0] != first), true);
+    world.give_back(0, true);
+    world.advance(Duration::from_millis(1));
+    world.try_lease(function);
+    world.advance(Duration::from_secs(1));
+    assert_eq!(world.frozen.len(), 1);
+    world.give_back(0, true);
+    let id = world.try_lease(function).unwrap();
+    assert!(world.frozen.iter().all(|frozen| *frozen != id) && world.frozen.len() == 1);
+}
+
+#[test]
+fn a_frozen_sandbox_is_thawed_before_it_is_told_to_finish() {
+    let (mut world, _, id) = freezing();
+    world.advance(IDLE_TIMEOUT);
+    let told = |wanted: &dyn Fn(&Effect) -> bool| world.log.iter().position(wanted).unwrap();
+    let thawed = told(&|effect| matches!(effect, Effect::Thaw { reason: Reason::Idle, .. }));
+    assert!(thawed < told(&|effect| *effect == Effect::Terminate(id)));
+}
+
+/// One request a minute for half an hour, each right when it is due.
+fn every_minute(keep_alive: KeepAlive) -> (World, FunctionId) {
+    let idle_timeout = Duration::from_secs(240);
+    let regular = Policy { keep_alive, idle_timeout, freeze_after: idle_timeout, ..policy() };
+    let (mut world, function) = World::with_function(bounds(), regular);
+    for _ in 0..30 {
+        world.wait(function);
+        world.answer_all();
+        world.give_back(0, true);
+        world.answer_all();
+        world.advance(Duration::from_secs(60));
+        world.answer_all();
+    }
+    (world, function)
+}
+
+#[test]
+fn a_function_with_regular_pauses_has_its_sandbox_only_when_the_next_request_is_due() {
+    let (mut world, function) = every_minute(KeepAlive::Histogram);
+    let id = world.try_lease(function).expect("one was made ahead");
+    world.give_back(0, true);
+    world.advance(Duration::ZERO);
+    assert!(world.log.contains(&Effect::Terminate(id)), "none is kept after a request");
+    world.answer_all();
+    world.advance(Duration::from_secs(53));
+    assert!(world.running.is_empty());
+    world.advance(Duration::from_secs(2));
+    world.answer_all();
+    assert_eq!(world.running.len(), 1, "made ahead");
+    world.advance(Duration::from_secs(14));
+    world.answer_all();
+    assert!(world.running.is_empty(), "and let go when no request came");
+    world.advance(Duration::from_secs(600));
+    assert!(world.running.is_empty(), "once a pause");
+}
+
+#[test]
+fn a_function_with_a_fixed_keep_alive_keeps_its_sandbox_through_its_pauses() {
+    let (world, _) = every_minute(KeepAlive::Fixed);
+    assert_eq!(world.running.len(), 1);
+    assert!(!world.log.iter().any(|effect| matches!(effect, Effect::Terminate(_))));
+}
+
+#[test]
+fn what_starts_slowly_is_kept_when_memory_is_short() {
+    let budget = Bounds { memory: 131 * MIB, ..bounds() };
+    let (mut world, slow) = World::with_function(budget, Policy { max: 1, ..policy() });
+    let quick = world.add(Policy { max: 1, ..policy() });
+    let third = world.add(Policy { max: 1, ..policy() });
+    world.wait(slow);
+    world.answer_creations();
+    world.advance(Duration::from_secs(5));
+    world.answer_all();
+    world.give_back(0, true);
+    world.advance(Duration::from_secs(1));
+    world.wait(quick);
+    world.answer_all();
+    world.give_back(0, true);
+    world.wait(third);
+    world.answer_all();
+    let owners: Vec<_> = world.running.values().copied().collect();
+    assert_eq!(owners, [slow, third], "though it was used less recently");
+}
+
+#[test]
+fn what_is_asked_for_before_the_daemon_is_ready_is_done_when_it_is() {
+    let mut world = World::new(bounds());
+    let function = world.add(policy());
+    world.on(Event::Prepare { function, wanted: 1, cause: Cause::default() });
+    world.on(Event::Connected);
+    assert!(world.costs.is_empty());
+    world.on(Event::Ready);
+    world.answer_all();
+    assert!(world.try_lease(function).is_some());
+}
+
+#[test]
+fn a_function_whose_starts_fail_is_in_quarantine_until_one_succeeds() {
+    let (mut world, function) = World::with_function(bounds(), policy());
+    assert_eq!(world.schedule.quarantine(world.now, function), None);
+    for _ in 0..2 {
+        world.on(Event::Prepare { function, wanted: 1, cause: Cause::default() });
+        let id = *world.activating.first().unwrap();
+        world.executed(id);
+        world.on(Event::Died(id));
+        world.gone(id, Exit::Code(1));
+    }
+    let expected = Quarantine {
+        reason: Reason::Exit(Exit::Code(1)),
+        failures: 2,
+        retry_in: Duration::from_millis(100),
+    };
+    assert_eq!(world.schedule.quarantine(world.now, function), Some(expected));
+    world.advance(Duration::from_millis(100));
+    world.wait(function);
+    world.answer_all();
+    assert_eq!(world.schedule.quarantine(world.now, function), None);
 }

@@ -3,7 +3,6 @@
 use super::daemon::Daemon;
 use super::function::{Function, FunctionId, Waiter};
 use super::{Effect, Schedule};
-use crate::lifecycle;
 use crate::protocol::SandboxId;
 use crate::reason::LeaseError;
 use std::time::{Duration, Instant};
@@ -35,6 +34,7 @@ impl Schedule {
                 None
             }
         };
+        self.arrived(now, id, true);
         match refusal {
             Some(error) => effects.push(Effect::Refuse { waiter: waiter.id, error }),
             None => self.attend(now, id, effects),
@@ -89,7 +89,7 @@ impl Schedule {
             else {
                 break;
             };
-            self.step(now, sandbox, lifecycle::Event::Lease, effects);
+            self.lend(now, sandbox);
             let cold = self
                 .owner_mut(sandbox)
                 .and_then(|owner| owner.executed)
@@ -109,7 +109,7 @@ impl Schedule {
         let function = self.functions.get(&id)?;
         function.waiters.front()?;
         let state = |id: &SandboxId| self.sandboxes.get(id).map(|sandbox| sandbox.state);
-        function.ready.last().copied().or_else(|| {
+        self.ready(id).or_else(|| {
             let has_room =
                 |id: &&SandboxId| state(id).is_some_and(|state| function.has_room(state));
             function.owned.iter().find(has_room).copied()

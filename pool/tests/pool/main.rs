@@ -11,7 +11,7 @@ use baton_pool::lease::Lease;
 use baton_pool::output::Stream;
 use baton_pool::protocol::{self, Exit, SandboxId};
 use baton_pool::reason::{LeaseError, Reason};
-use baton_pool::schedule::{Cause, FunctionId};
+use baton_pool::schedule::{Cause, FunctionId, KeepAlive};
 use baton_pool::spec::FunctionSpec;
 use std::ffi::CString;
 use std::fs::{self, File};
@@ -170,6 +170,8 @@ fn spec(executable: &Path, argv: &[&std::ffi::CStr]) -> FunctionSpec {
         max: 2,
         concurrency: 1,
         idle_timeout: Duration::from_secs(600),
+        keep_alive: KeepAlive::Fixed,
+        freeze_after: Duration::from_secs(600),
         start_timeout: Duration::from_secs(60),
         grace: Duration::from_millis(10),
     }
@@ -232,6 +234,79 @@ async fn an_idle_sandbox_is_removed_after_its_timeout() {
     let id = house.prepared(function, 1).await.unwrap();
     assert_eq!(house.gone(id).await, Reason::Idle);
     assert!(house.pool.try_lease(function).is_none());
+    house.end().await;
+}
+
+/// A warm function whose only sandbox is frozen.
+async fn frozen(house: &House, spec: FunctionSpec) -> (FunctionId, SandboxId) {
+    let function = house.warm(FunctionSpec { freeze_after: Duration::ZERO, ..spec }).await;
+    let id = house.prepared(function, 1).await.unwrap();
+    house.event(|event| matches!(event, PoolEvent::Frozen { .. }).then_some(())).await;
+    (function, id)
+}
+
+#[tokio::test]
+async fn a_frozen_sandbox_answers_as_soon_as_it_is_leased() {
+    let house = House::start(1);
+    let (function, id) = frozen(&house, hello()).await;
+    assert_eq!(
+        house.pool.sandboxes().iter().find(|it| it.id == id).unwrap().state.name(),
+        "frozen"
+    );
+    let lease = house.pool.try_lease(function).unwrap();
+    assert!(lease.thawed().is_some_and(|phase| phase.start <= phase.end));
+    assert_eq!(get(&lease, "/").await.unwrap(), "hello");
+    lease.release();
+    house.end().await;
+}
+
+#[tokio::test]
+async fn what_is_frozen_does_not_run() {
+    let house = House::start(1);
+    let (_, id) = frozen(&house, hello()).await;
+    let pid = house.pool.sandboxes().iter().find(|it| it.id == id).unwrap().pid.unwrap();
+    let run = house.run.cgroup();
+    let state = |name: &str| {
+        let hierarchy = if name == "cgroup.events" { "" } else { "freezer" };
+        let path = Path::new("/sys/fs/cgroup").join(hierarchy).join(&run).join(id.to_string());
+        fs::read_to_string(path.join(name))
+    };
+    // On v1 the last process may take a moment.
+    while !state("freezer.state").is_ok_and(|state| state.trim() == "FROZEN")
+        && !state("cgroup.events").is_ok_and(|state| state.contains("frozen 1"))
+    {
+        tokio::task::yield_now().await;
+    }
+    assert!(fs::exists(format!("/proc/{pid}")).unwrap());
+    house.end().await;
+}
+
+#[tokio::test]
+async fn a_frozen_sandbox_is_removed_like_any_other() {
+    let house = House::start(1);
+    let idle_timeout = Duration::from_millis(50);
+    let (_, id) = frozen(&house, FunctionSpec { idle_timeout, ..hello() }).await;
+    assert_eq!(house.gone(id).await, Reason::Idle);
+    let thawed = |event: &PoolEvent| match event {
+        PoolEvent::Thawed { sandbox, reason, .. } => Some((*sandbox, reason.clone())),
+        _ => None,
+    };
+    assert_eq!(house.event(thawed).await, (id, Reason::Idle));
+    house.end().await;
+}
+
+#[tokio::test]
+async fn the_end_of_the_daemon_takes_frozen_sandboxes_with_it() {
+    let mut house = House::start(1);
+    let (function, old) = frozen(&house, hello()).await;
+    house.daemon.kill().unwrap();
+    house.daemon.wait().unwrap();
+    house.pool.statistics().wait_for(|statistics| !statistics.ready).await.unwrap();
+    let (daemon, host) = start_daemon(&house.run);
+    house.daemon = daemon;
+    house.pool.connect(host);
+    assert_eq!(house.gone(old).await, Reason::DaemonLost);
+    house.pool.retire(function);
     house.end().await;
 }
 

@@ -2,19 +2,23 @@
 
 use super::world::World;
 use super::{MIB, policy};
-use crate::schedule::{Bounds, Event, PARKED_MEMORY, Policy};
+use crate::schedule::{Bounds, Event, KeepAlive, PARKED_MEMORY, Policy};
 use proptest::prelude::*;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
 fn policies() -> impl Strategy<Value = Vec<Policy>> {
-    let policy = (1..120u64, 0..2u64, 0..3usize, 0..5usize, 1..4u32).prop_map(
-        |(memory, scratch, min, max, concurrency)| Policy {
+    let times = (0..20_000u64, 0..20_000u64, any::<bool>());
+    let policy = (1..120u64, 0..2u64, 0..3usize, 0..5usize, 1..4u32, times).prop_map(
+        |(memory, scratch, min, max, concurrency, (idle, freeze, histogram))| Policy {
             memory: memory * MIB,
             scratch: scratch * MIB,
             min,
             max,
             concurrency: NonZeroU32::new(concurrency).unwrap(),
+            idle_timeout: Duration::from_millis(idle),
+            freeze_after: Duration::from_millis(freeze),
+            keep_alive: if histogram { KeepAlive::Histogram } else { KeepAlive::Fixed },
             ..policy()
         },
     );

@@ -28,6 +28,7 @@ pub(super) struct World {
     pub(super) ending: BTreeSet<SandboxId>,
     pub(super) leases: Vec<SandboxId>,
     pub(super) waiting: BTreeMap<WaiterId, (FunctionId, Instant)>,
+    pub(super) frozen: BTreeSet<SandboxId>,
     pub(super) next: u64,
     pub(super) log: Vec<Effect>,
     pub(super) closed: bool,
@@ -47,6 +48,7 @@ impl World {
             ending: BTreeSet::new(),
             leases: Vec::new(),
             waiting: BTreeMap::new(),
+            frozen: BTreeSet::new(),
             next: 0,
             log: Vec::new(),
             closed: false,
@@ -115,6 +117,7 @@ impl World {
                 self.running.insert(*sandbox, *function);
             }
             Effect::Terminate(id) | Effect::Remove(id) => {
+                assert!(!self.frozen.contains(id), "a frozen process hears no signal");
                 self.ending.insert(*id);
             }
             Effect::Grant { waiter, sandbox, .. } => {
@@ -125,6 +128,13 @@ impl World {
                 // One refused at once was never noted as waiting.
                 self.waiting.remove(waiter);
             }
+            Effect::Freeze { sandbox, .. } => {
+                assert!(!self.leases.contains(sandbox), "what is in use is not frozen");
+                assert!(self.frozen.insert(*sandbox), "what is frozen is not frozen again");
+            }
+            Effect::Thaw { sandbox, .. } => {
+                assert!(self.frozen.remove(sandbox), "only what is frozen is thawed");
+            }
             Effect::Prepared { .. } => {}
             Effect::Gone { sandbox, .. } => {
                 assert!(self.costs.remove(sandbox).is_some(), "a sandbox goes once");
@@ -132,6 +142,7 @@ impl World {
                 self.activating.remove(sandbox);
                 self.starting.remove(sandbox);
                 self.running.remove(sandbox);
+                self.frozen.remove(sandbox);
             }
             Effect::Closed => self.closed = true,
         }
@@ -140,6 +151,8 @@ impl World {
     pub(super) fn leased(&mut self, function: FunctionId, sandbox: SandboxId) {
         assert_eq!(self.running.get(&sandbox), Some(&function), "a lease is on its own function");
         assert!(!self.ending.contains(&sandbox), "what ends is never leased");
+        // Whoever gets a lease thaws its sandbox.
+        self.frozen.remove(&sandbox);
         self.leases.push(sandbox);
     }
 
@@ -166,6 +179,9 @@ impl World {
                 self.schedule.functions.get(function).is_some_and(|it| it.owned.contains(id))
             });
             assert!(removed || generic != owned, "{id} has no owner: {sandbox:?}");
+            let frozen = sandbox.state == State::Frozen;
+            let absent = self.schedule.daemon == Daemon::Absent;
+            assert!(frozen == self.frozen.contains(id) || absent && removed, "{sandbox:?}");
         }
         self.recount();
     }
@@ -189,7 +205,8 @@ impl World {
             }
             let warm = |id: &&SandboxId| {
                 let state = self.schedule.sandboxes[*id].state;
-                matches!(state, State::Idle | State::Leased(_)) && function.has_room(state)
+                matches!(state, State::Idle | State::Leased(_) | State::Frozen)
+                    && function.has_room(state)
             };
             let ready: BTreeSet<_> = function.ready.iter().collect();
             assert_eq!(ready, function.owned.iter().filter(warm).collect());
@@ -263,6 +280,13 @@ impl World {
             }
         }
         panic!("the schedule never comes to rest");
+    }
+
+    /// The daemon makes what was asked of it.
+    pub(super) fn answer_creations(&mut self) {
+        while let Some(id) = self.creating.pop_first() {
+            self.on(Event::Created(id));
+        }
     }
 
     pub(super) fn sandbox(&self, seed: usize) -> Option<SandboxId> {
