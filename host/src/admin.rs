@@ -148,11 +148,15 @@ fn describe(function: &Function) -> Value {
         "in_flight": function.gate.in_flight(),
         "waiting": function.gate.waiting(),
         "sandboxes": function.native.as_ref().map(|native| native.statistics()),
+        "quarantine": function.native.as_ref().and_then(|native| native.quarantine()),
     })
 }
 
 async fn sandboxes(State(host): State<Arc<Host>>) -> Json<Value> {
-    Json(json!({ "sandboxes": crate::native::sandboxes(&host) }))
+    Json(json!({
+        "sandboxes": crate::native::sandboxes(&host),
+        "quarantine": crate::native::quarantined(&host),
+    }))
 }
 
 async fn traces(State(host): State<Arc<Host>>) -> Json<Value> {

@@ -16,6 +16,7 @@ mod sandboxing;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use baton_pool::reason::Reason as Ending;
 use bytes::Bytes;
 use http::{Method, Request, Response, Version};
 use http_body::{Body, Frame, SizeHint};
@@ -32,7 +33,7 @@ use crate::record::{Record, Served};
 use crate::request_body::{Intake, RequestBody};
 use crate::service::strip_hop_by_hop;
 use crate::tier::{Reason, Tier};
-pub use sandboxing::{Native, Sandboxing, sandboxes};
+pub use sandboxing::{Native, Sandboxing, quarantined, sandboxes};
 
 /// A connection kept alive to a function in its sandbox.
 type Connection = SendRequest<RequestBody>;
@@ -83,6 +84,8 @@ pub async fn attempt(
     if record.cold {
         record.started =
             prepare::since(record.phases.wall(record.phases.began()), lease.phases()).to_vec();
+    } else if let Some(thawed) = lease.thawed() {
+        record.started = vec![thawed.clone()];
     }
     record.served = Some(Served { container: lease.id().to_string(), pid: lease.pid() });
     forward(function, record, intake, lease, request).await
@@ -102,7 +105,7 @@ async fn forward(
         Ok(connection) => connection,
         Err(error) => {
             tracing::debug!(%error, "a sandbox was gone before a request had reached it");
-            return gone(function, request);
+            return gone(function, &lease, request);
         }
     };
     record.enter(Phase::Forward);
@@ -117,7 +120,7 @@ async fn forward(
         }
         Err(mut failed) => {
             if let Some(request) = failed.take_message() {
-                return gone(function, request);
+                return gone(function, &lease, request);
             }
             let failed = failed.into_error();
             tracing::warn!(
@@ -127,27 +130,38 @@ async fn forward(
             );
             match again.and_then(|head| Some((head, intake.reader()?))) {
                 Some((head, body)) if intake.fault().is_none() => {
-                    gone(function, head.map(|()| body))
+                    gone(function, &lease, head.map(|()| body))
                 }
-                _ => Attempt::Failed(problem(&failed)),
+                _ => Attempt::Failed(problem(&failed, &lease)),
             }
         }
     }
 }
 
 /// The sandbox is gone: the component answers, if there is one.
-fn gone(function: &Function, request: Request<RequestBody>) -> Attempt {
+fn gone(function: &Function, lease: &Lease, request: Request<RequestBody>) -> Attempt {
     if function.component.is_some() {
         return Attempt::Declined(request, Reason::SandboxGone);
     }
-    Attempt::Failed(Problem::new(Kind::Crashed, "the function ended before it had answered"))
+    Attempt::Failed(crashed(lease, "the function ended before it had answered"))
 }
 
-fn problem(error: &hyper::Error) -> Problem {
+/// What is known of a sandbox's end is more than what was seen of it.
+fn crashed(lease: &Lease, seen: &'static str) -> Problem {
+    match lease.ending() {
+        Some(reason @ Ending::NeverAccepted) => {
+            Problem::new(Kind::Crashed, format!("the function does not start: {reason}"))
+        }
+        Some(reason) => Problem::new(Kind::Crashed, format!("{seen}: {reason}")),
+        None => Problem::new(Kind::Crashed, seen),
+    }
+}
+
+fn problem(error: &hyper::Error, lease: &Lease) -> Problem {
     if error.is_parse() || error.is_parse_too_large() || error.is_parse_status() {
         return Problem::new(Kind::InvalidResponse, "the function's answer is not HTTP");
     }
-    Problem::new(Kind::Crashed, "the function closed the connection before it had answered")
+    crashed(lease, "the function closed the connection before it had answered")
 }
 
 /// A connection that an earlier request left and that is still good, else a new one.

@@ -3,9 +3,7 @@
 
 use crate::artifact::Component;
 use crate::artifact::component::Generation;
-use crate::manifest::{
-    Fault, Function, Instances, KeepAlive, Listen, Manifest, Misfit, NativeSource, Policy,
-};
+use crate::manifest::{Fault, Function, Instances, Listen, Manifest, Misfit, NativeSource, Policy};
 
 /// Every key of `manifest` that asks for what this version cannot do; `components` is what each
 /// function's component file was found to hold.
@@ -34,7 +32,7 @@ pub fn check(manifest: &Manifest, components: &[Option<Component>]) -> Vec<Fault
 type Row = (&'static str, &'static str, &'static str);
 
 fn unsupported(function: &Function) -> impl Iterator<Item = Row> {
-    let rows: [(bool, Row); 8] = [
+    let rows: [(bool, Row); 7] = [
         (
             matches!(function.native, Some(NativeSource::Rootfs { .. } | NativeSource::Image(_))),
             ("native", "a root file system or an image", "a static executable"),
@@ -55,7 +53,6 @@ fn unsupported(function: &Function) -> impl Iterator<Item = Row> {
             function.verify.sample > 0.0,
             ("verify", "the comparison of both tiers' answers", "a sample of 0.0"),
         ),
-        (function.keep_alive != KeepAlive::Fixed, ("keep_alive", "\"histogram\"", "\"fixed\"")),
         (
             !function.egress.allow.is_empty()
                 && function.native.is_some()

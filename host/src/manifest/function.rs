@@ -266,10 +266,18 @@ pub struct Sandboxes {
     pub concurrency: usize,
     /// How long one is kept without a request.
     pub idle_timeout: Duration,
+    /// How long an idle sandbox runs before it is frozen.
+    pub freeze_after: Duration,
 }
 
 impl Default for Sandboxes {
     fn default() -> Self {
-        Self { min: 0, max: 4, concurrency: 1, idle_timeout: Duration::from_secs(60) }
+        Self {
+            min: 0,
+            max: 4,
+            concurrency: 1,
+            idle_timeout: Duration::from_secs(60),
+            freeze_after: Duration::from_secs(5),
+        }
     }
 }

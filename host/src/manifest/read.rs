@@ -462,6 +462,9 @@ fn sandboxes(mut section: Section<'_>) -> Sandboxes {
         idle_timeout: s
             .get("idle_timeout", duration(Duration::ZERO..=30 * DAY))
             .unwrap_or(default.idle_timeout),
+        freeze_after: s
+            .get("freeze_after", duration(Duration::ZERO..=30 * DAY))
+            .unwrap_or(default.freeze_after),
     };
     if sandboxes.min > sandboxes.max {
         let problem = format!("{} is more than max, {}", sandboxes.min, sandboxes.max);

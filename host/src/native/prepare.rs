@@ -1,4 +1,5 @@
-//! The trace of a sandbox's preparation, linked to the request that caused it.
+//! Traces of what becomes of sandboxes: their preparation, linked to the request that caused it, and what
+//! befalls them between requests.
 
 use std::time::SystemTime;
 
@@ -43,6 +44,25 @@ pub(super) fn trace(
     Trace { trace_id: baton_otel::context::new_trace_id(), parent: None, root, tracestate: None }
 }
 
+/// The trace of what befell a sandbox between requests: `name` is that of its one span.
+pub(super) fn befell(
+    name: &'static str,
+    function: Option<&str>,
+    sandbox: SandboxId,
+    reason: &str,
+    phase: &Phase,
+) -> Trace {
+    let mut root = Span::new(name, phase.start, phase.end);
+    root.attributes = vec![
+        KeyValue::new(attribute::CONTAINER_ID, sandbox.to_string()),
+        KeyValue::new(attribute::BATON_SANDBOX_REASON, reason.to_owned()),
+    ];
+    if let Some(function) = function {
+        root.attributes.push(KeyValue::new(attribute::FAAS_NAME, function.to_owned()));
+    }
+    Trace { trace_id: baton_otel::context::new_trace_id(), parent: None, root, tracestate: None }
+}
+
 /// The phases that a request waited for: a parked sandbox was created before it came.
 pub(crate) fn since(at: SystemTime, phases: &[Phase]) -> &[Phase] {
     let before = phases.iter().take_while(|phase| phase.end <= at).count();
@@ -54,7 +74,14 @@ pub(crate) fn spans(phases: &[Phase]) -> Vec<Span> {
     let mut spans: Vec<(&str, Span)> = Vec::new();
     for phase in phases {
         match phase.name.split_once('/') {
-            None => spans.push((&phase.name, Span::new(name(&phase.name), phase.start, phase.end))),
+            None => {
+                let mut span = Span::new(name(&phase.name), phase.start, phase.end);
+                if phase.name == "thaw" {
+                    let reason = KeyValue::new(attribute::BATON_SANDBOX_REASON, "request");
+                    span.attributes.push(reason);
+                }
+                spans.push((&phase.name, span));
+            }
             Some((outer, inner)) => {
                 let part = Span::new(part(inner), phase.start, phase.end);
                 match spans.iter_mut().find(|(found, _)| *found == outer) {
@@ -82,6 +109,7 @@ fn name(phase: &str) -> &'static str {
     match phase {
         "create" => span::SANDBOX_CREATE,
         "activate" => span::SANDBOX_ACTIVATE,
+        "thaw" => span::SANDBOX_THAW,
         _ => span::SANDBOX_READY,
     }
 }

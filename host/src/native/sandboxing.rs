@@ -7,10 +7,11 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use baton_otel::RequestContext;
+use baton_otel::names::span;
 use baton_pool::activation::Limits;
 use baton_pool::client::{Pool, PoolConfig, PoolEvent};
 use baton_pool::reason::LeaseError;
-use baton_pool::schedule::{Counts, FunctionId};
+use baton_pool::schedule::{Counts, FunctionId, KeepAlive, Quarantine};
 use baton_pool::spec::FunctionSpec;
 use serde_json::{Value, json};
 use tokio_util::task::TaskTracker;
@@ -18,7 +19,7 @@ use tokio_util::task::TaskTracker;
 use super::{Connection, Lease, cause, prepare};
 use crate::handover::Handover;
 use crate::host::Host;
-use crate::manifest::Function;
+use crate::manifest::{self, Function};
 use crate::observer::Observer;
 use crate::problem::{Kind, Problem};
 
@@ -104,6 +105,11 @@ impl Sandboxing {
             max: sandboxes.max,
             concurrency: u32::try_from(sandboxes.concurrency)?,
             idle_timeout: sandboxes.idle_timeout,
+            keep_alive: match function.keep_alive {
+                manifest::KeepAlive::Fixed => KeepAlive::Fixed,
+                manifest::KeepAlive::Histogram => KeepAlive::Histogram,
+            },
+            freeze_after: sandboxes.freeze_after,
             start_timeout: limits.start_timeout,
             grace: SANDBOX_GRACE,
         });
@@ -175,6 +181,12 @@ impl Native {
         let counts = statistics.borrow().functions.get(&self.id).copied();
         counts.as_ref().map(by_state).unwrap_or_default()
     }
+
+    /// Why it is left alone for a while, if its last starts failed.
+    #[must_use]
+    pub fn quarantine(&self) -> Option<Value> {
+        self.sandboxing.pool.quarantine(self.id).as_ref().map(describe_quarantine)
+    }
 }
 
 fn by_state(counts: &Counts) -> Value {
@@ -185,6 +197,26 @@ fn by_state(counts: &Counts) -> Value {
         "draining": counts.draining,
         "removing": counts.removing,
     })
+}
+
+fn describe_quarantine(quarantine: &Quarantine) -> Value {
+    json!({
+        "reason": quarantine.reason.to_string(),
+        "failures": quarantine.failures,
+        "retry_ms": u64::try_from(quarantine.retry_in.as_millis()).unwrap_or(u64::MAX),
+    })
+}
+
+/// Functions whose starts fail, for `GET /v1/sandboxes`.
+#[must_use]
+pub fn quarantined(host: &Host) -> Value {
+    let functions = host.functions.load();
+    let failing = functions.list().iter().filter_map(|function| {
+        let mut shown = function.native.as_ref()?.quarantine()?;
+        shown["function"] = function.name().into();
+        Some(shown)
+    });
+    failing.collect()
 }
 
 /// Every sandbox of the host, for `GET /v1/sandboxes`.
@@ -198,6 +230,7 @@ pub fn sandboxes(host: &Host) -> Value {
             "function": sandbox.function.and_then(|id| names.get(&id)).map(|name| &**name),
             "state": sandbox.state.name(),
             "pid": sandbox.pid,
+            "reason": sandbox.ending.as_ref().map(ToString::to_string),
             "age_ms": u64::try_from(sandbox.age.as_millis()).unwrap_or(u64::MAX),
         })
     };
@@ -221,8 +254,28 @@ fn tell(observer: &Observer, names: &Names, event: PoolEvent) {
                 observer.trace(prepare::trace(function, sandbox, pid, cause, &outcome, &phases));
             }
         }
-        PoolEvent::Gone { function, sandbox, reason, usage } => {
+        PoolEvent::Frozen { function, sandbox, cause, phase } => {
+            let function = name(&function);
+            tracing::debug!(function, %sandbox, "sandbox frozen");
+            if cause.sampled {
+                let span = span::SANDBOX_FREEZE;
+                observer.trace(prepare::befell(span, Some(function), sandbox, "idle", &phase));
+            }
+        }
+        PoolEvent::Thawed { function, sandbox, cause, reason, phase } => {
+            let (function, reason) = (name(&function), reason.to_string());
+            tracing::debug!(function, %sandbox, reason, "sandbox thawed");
+            if cause.sampled {
+                let span = span::SANDBOX_THAW;
+                observer.trace(prepare::befell(span, Some(function), sandbox, &reason, &phase));
+            }
+        }
+        PoolEvent::Gone { function, cause, phase, sandbox, reason, usage } => {
             let function = function.as_ref().map(name);
+            if cause.sampled {
+                let (span, reason) = (span::SANDBOX_REMOVE, reason.to_string());
+                observer.trace(prepare::befell(span, function, sandbox, &reason, &phase));
+            }
             tracing::debug!(function, %sandbox, %reason, cpu_ns = usage.cpu_ns, memory_peak = usage.memory_peak, "sandbox gone");
         }
         PoolEvent::Output { function, sandbox, stream, line } => {

@@ -8,6 +8,7 @@ mod http;
 mod listeners;
 mod natives;
 mod processes;
+mod sandboxes;
 mod soak;
 mod tiers;
 mod tracing;
