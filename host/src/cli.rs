@@ -93,6 +93,8 @@ pub struct RunArguments {
     #[arg(long)]
     pub cache_dir: Option<PathBuf>,
     #[command(flatten)]
+    watch: WatchArgument,
+    #[command(flatten)]
     places: PlaceArguments,
     #[command(flatten)]
     precompiled: PrecompiledArgument,
@@ -105,9 +107,19 @@ pub struct ServeArguments {
     #[arg(long, default_value = "baton.toml")]
     pub config: PathBuf,
     #[command(flatten)]
+    watch: WatchArgument,
+    #[command(flatten)]
     places: PlaceArguments,
     #[command(flatten)]
     precompiled: PrecompiledArgument,
+}
+
+/// When files are read again.
+#[derive(Debug, Args)]
+struct WatchArgument {
+    /// Take up the manifest and the artifacts when they change on disk, as SIGHUP does
+    #[arg(long)]
+    watch: bool,
 }
 
 /// Where a run keeps its things.
@@ -183,6 +195,12 @@ impl ServeArguments {
         self.precompiled.get()
     }
 
+    /// Whether files are read again when they change.
+    #[must_use]
+    pub fn watch(&self) -> bool {
+        self.watch.watch
+    }
+
     /// Where the run keeps its things.
     #[must_use]
     pub fn places(&self) -> Places {
@@ -195,6 +213,12 @@ impl RunArguments {
     #[must_use]
     pub fn precompiled(&self) -> Precompiled {
         self.precompiled.get()
+    }
+
+    /// Whether files are read again when they change.
+    #[must_use]
+    pub fn watch(&self) -> bool {
+        self.watch.watch
     }
 
     /// Where the run keeps its things.

@@ -3,7 +3,7 @@
 //! Only the supervisor names paths: it opens listeners, artifacts and the cache and sends their
 //! descriptors over a `SEQPACKET` socket, each message with the descriptors that belong to it.
 //! The first messages make up a [`Handover`]; what follows on the same socket changes the host
-//! while it runs. End of file means that the supervisor is gone, and the host drains.
+//! while it runs ([`Update`]). End of file means that the supervisor is gone, and the host drains.
 
 use std::collections::VecDeque;
 use std::io;
@@ -20,15 +20,17 @@ use crate::manifest::{self, Manifest};
 /// From the supervisor to the host.
 #[derive(Debug, Serialize, Deserialize)]
 enum Message {
-    /// First. Descriptors: the listeners in the manifest's order, the administration's, the
-    /// certificate and the key, the cache.
+    /// First. Descriptors: the administration's listener, the certificate and the key, the cache.
     Begin {
         manifest: Box<Manifest>,
+        listeners: usize,
         functions: usize,
         cache: bool,
         tls: bool,
         sandboxes: Option<Sandboxes>,
     },
+    /// Until all are there. Descriptors: some of the listeners, in the manifest's order.
+    Listeners,
     /// One for each function. Descriptors: the component, the native build.
     Function {
         spec: Box<manifest::Function>,
@@ -39,6 +41,10 @@ enum Message {
     },
     /// A pool daemon was started. Descriptor: the socket to it.
     Pool,
+    /// The manifest or an artifact has changed: so many functions follow, all that there are now.
+    Functions(usize),
+    /// The certificate was renewed. Descriptors: the certificate and the key.
+    Tls,
 }
 
 /// What the host needs to use sandboxes.
@@ -61,6 +67,14 @@ pub struct Deployment {
     pub precompiled: bool,
     /// The static executable.
     pub native: Option<OwnedFd>,
+}
+
+impl Deployment {
+    /// Whether another one is the same revision: the same settings and the same bytes.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.spec == other.spec && self.digest == other.digest
+    }
 }
 
 impl Artifact {
@@ -148,21 +162,52 @@ impl Outgoing<'_> {
     /// # Errors
     /// When the host has ended.
     pub fn send(&self, socket: &OwnedFd) -> io::Result<()> {
-        let mut fds: Vec<BorrowedFd<'_>> = self.listeners.iter().map(AsFd::as_fd).collect();
-        fds.push(self.admin.as_fd());
-        if let Some(tls) = self.tls {
-            fds.extend([tls.certificate.as_fd(), tls.key.as_fd()]);
-        }
+        let mut fds = vec![self.admin.as_fd()];
+        fds.extend(self.tls.iter().flat_map(|tls| tls.descriptors()));
         fds.extend(self.cache.map(AsFd::as_fd));
         let begin = Message::Begin {
             manifest: Box::new(Manifest { functions: Vec::new(), ..self.manifest.clone() }),
+            listeners: self.listeners.len(),
             functions: self.functions.len(),
             cache: self.cache.is_some(),
             tls: self.tls.is_some(),
             sandboxes: self.sandboxes.cloned(),
         };
         protocol::send(socket, &begin, &fds)?;
+        for listeners in self.listeners.chunks(protocol::DESCRIPTORS_MAX) {
+            let fds: Vec<_> = listeners.iter().map(AsFd::as_fd).collect();
+            protocol::send(socket, &Message::Listeners, &fds)?;
+        }
         self.functions.iter().try_for_each(|function| function.send(socket))
+    }
+}
+
+/// Sends all functions that there are now, in the place of those that were sent before.
+///
+/// # Errors
+/// When the host has ended.
+pub fn send_functions(socket: &OwnedFd, functions: &[Deployment]) -> io::Result<()> {
+    protocol::send(socket, &Message::Functions(functions.len()), &[])?;
+    functions.iter().try_for_each(|function| function.send(socket))
+}
+
+/// Sends a renewed certificate and its key.
+///
+/// # Errors
+/// When the host has ended.
+pub fn send_tls(socket: &OwnedFd, files: &TlsFiles) -> io::Result<()> {
+    protocol::send(socket, &Message::Tls, &files.descriptors())
+}
+
+impl TlsFiles {
+    fn descriptors(&self) -> [BorrowedFd<'_>; 2] {
+        [self.certificate.as_fd(), self.key.as_fd()]
+    }
+
+    /// Takes the two that [`TlsFiles::descriptors`] sent last.
+    fn take(fds: &mut VecDeque<OwnedFd>) -> io::Result<Self> {
+        let (key, certificate) = (take(fds)?, take(fds)?);
+        Ok(Self { certificate, key })
     }
 }
 
@@ -197,27 +242,33 @@ impl Handover {
     /// When the supervisor has ended or speaks another version.
     pub fn receive(socket: &OwnedFd) -> io::Result<Self> {
         let (message, mut fds) = expect(socket)?;
-        let Message::Begin { manifest, functions, cache, tls, sandboxes } = message else {
+        let Message::Begin { manifest, listeners: wanted, functions, cache, tls, sandboxes } =
+            message
+        else {
             return Err(unexpected(&message));
         };
-        let cache = cache.then(|| take(&mut fds)).transpose()?;
         // `take` gives the last one: what was sent last comes first.
-        let tls = match tls {
-            true => Some((take(&mut fds)?, take(&mut fds)?)),
-            false => None,
-        };
-        let tls = tls.map(|(key, certificate)| TlsFiles { certificate, key });
+        let cache = cache.then(|| take(&mut fds)).transpose()?;
+        let tls = tls.then(|| TlsFiles::take(&mut fds)).transpose()?;
         let admin = take(&mut fds)?;
-        let listeners = fds.into();
-        let functions = (0..functions).map(|_| Deployment::receive(socket));
+        let mut listeners = Vec::with_capacity(wanted);
+        while listeners.len() < wanted {
+            match expect(socket)? {
+                (Message::Listeners, fds) if !fds.is_empty() => listeners.extend(fds),
+                (message, _) => return Err(unexpected(&message)),
+            }
+        }
+        let functions = (0..functions).map(|_| {
+            let (message, fds) = expect(socket)?;
+            Deployment::of(message, fds)
+        });
         let functions = functions.collect::<io::Result<_>>()?;
         Ok(Self { manifest: *manifest, functions, listeners, admin, tls, cache, sandboxes })
     }
 }
 
 impl Deployment {
-    fn receive(socket: &OwnedFd) -> io::Result<Self> {
-        let (message, mut fds) = expect(socket)?;
+    fn of(message: Message, mut fds: VecDeque<OwnedFd>) -> io::Result<Self> {
         let Message::Function { spec, digest, component, precompiled, native } = message else {
             return Err(unexpected(&message));
         };
@@ -247,6 +298,10 @@ fn unexpected(message: &Message) -> io::Error {
 pub enum Update {
     /// A pool daemon was started; this is the socket to it.
     Pool(OwnedFd),
+    /// All functions that there are now.
+    Functions(Vec<Deployment>),
+    /// The certificate and key for connections from now on.
+    Tls(TlsFiles),
     /// The supervisor is gone.
     Orphaned,
 }
@@ -268,16 +323,31 @@ impl Updates {
         Ok(Self(socket))
     }
 
-    /// The next update.
+    /// The next update. An update of several messages is lost when this is dropped midway.
     ///
     /// # Errors
     /// When a message is not one.
     pub async fn next(&self) -> io::Result<Update> {
-        let message = self.0.async_io(Interest::READABLE, |fd| protocol::receive(fd)).await?;
+        let Some((message, mut fds)) = self.receive().await? else { return Ok(Update::Orphaned) };
         match message {
-            None => Ok(Update::Orphaned),
-            Some((Message::Pool, fds)) => Ok(Update::Pool(take(&mut fds.into())?)),
-            Some((message, _)) => Err(unexpected(&message)),
+            Message::Pool => Ok(Update::Pool(take(&mut fds)?)),
+            Message::Tls => Ok(Update::Tls(TlsFiles::take(&mut fds)?)),
+            Message::Functions(count) => {
+                let mut functions = Vec::with_capacity(count);
+                while functions.len() < count {
+                    let Some((message, fds)) = self.receive().await? else {
+                        return Ok(Update::Orphaned);
+                    };
+                    functions.push(Deployment::of(message, fds)?);
+                }
+                Ok(Update::Functions(functions))
+            }
+            message => Err(unexpected(&message)),
         }
+    }
+
+    async fn receive(&self) -> io::Result<Option<(Message, VecDeque<OwnedFd>)>> {
+        let received = self.0.async_io(Interest::READABLE, |fd| protocol::receive(fd)).await?;
+        Ok(received.map(|(message, fds): (_, Vec<_>)| (message, fds.into())))
     }
 }

@@ -10,7 +10,6 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use baton_otel::settings::{self, InvalidEndpoint};
 use baton_otel::{Config, Environment, Recent, Telemetry};
@@ -20,32 +19,30 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::access::AccessLog;
-use crate::egress::{Egress, system_resolver};
+use crate::deploy::{Changes, Deployer};
 use crate::function::Function;
-use crate::handover::{Artifact, Deployment, Handover, Update, Updates, read_sealed};
-use crate::load::{Code, Loader};
-use crate::manifest::{self, Manifest, TelemetrySection};
+use crate::handover::{Deployment, Handover, Update, Updates};
+use crate::manifest::{Manifest, TelemetrySection};
 use crate::native::Sandboxing;
 use crate::observer::Observer;
 use crate::route::Routes;
 use crate::server::{self, Server};
-use crate::wasm::{Engine, Slots};
 use crate::{admin, tls};
-
-/// Instances that the engine's pool holds at most, whatever the functions' limits add up to.
-const INSTANCES_MAX: usize = 1_000;
 
 /// How long the last spans may take to reach the collector.
 const FLUSH: Duration = Duration::from_secs(5);
 
 /// The functions that are served: one value, swapped whole.
+#[derive(Default)]
 pub struct Functions {
     routes: Routes,
     list: Vec<Arc<Function>>,
 }
 
 impl Functions {
-    fn new(list: Vec<Arc<Function>>) -> Self {
+    /// The table of `list`, whose routes differ from each other.
+    #[must_use]
+    pub fn new(list: Vec<Arc<Function>>) -> Self {
         let specs: Vec<_> = list.iter().map(|function| function.spec.clone()).collect();
         Self { routes: Routes::build(&specs), list }
     }
@@ -104,20 +101,12 @@ pub async fn run(
     environment: &Environment,
 ) -> anyhow::Result<()> {
     let bounds = handover.manifest.host.clone();
-    let (host, loading) = assemble(&handover, environment)?;
-    let loader = loader(&handover)?;
-    for (function, code) in loading {
-        let loader = Arc::clone(&loader);
-        host.tasks.spawn_blocking(move || load(&loader, &function, &code));
-    }
-    let tls = handover.tls.as_ref().map(|files| {
-        let (certificate, key) = (read_sealed(&files.certificate)?, read_sealed(&files.key)?);
-        anyhow::Ok(tls::acceptor(&certificate, &key)?)
-    });
-    let server = Server::new(Arc::clone(&host), &bounds, tls.transpose()?);
+    let (host, deployer) = assemble(&handover, environment)?;
+    let tls = handover.tls.as_ref().map(tls::config).transpose()?;
+    let server = Server::new(Arc::clone(&host), &bounds, tls);
     let admin = admin::start(Arc::clone(&host), handover.admin)?;
     let serving = server::start(&server, handover.listeners)?;
-    until_told_to_stop(&host, Updates::new(control)?).await?;
+    until_told_to_stop(&host, &server, deployer, Updates::new(control)?).await?;
 
     tracing::info!(grace = ?bounds.grace, "draining");
     host.draining.cancel();
@@ -154,13 +143,10 @@ pub fn telemetry_settings(
     settings::check(&telemetry_config(section), environment)
 }
 
-/// Each function whose component is to be loaded, with the component.
-type Loading = Vec<(Arc<Function>, Code)>;
-
 fn assemble(
     handover: &Handover,
     environment: &Environment,
-) -> anyhow::Result<(Arc<Host>, Loading)> {
+) -> anyhow::Result<(Arc<Host>, Deployer)> {
     let Manifest { host: bounds, telemetry, .. } = &handover.manifest;
     let telemetry = Telemetry::start(&telemetry_config(telemetry), environment)?;
     let observer = Arc::new(Observer {
@@ -171,18 +157,10 @@ fn assemble(
     });
     let tasks = TaskTracker::new();
     let sandboxing = Sandboxing::start(handover, &observer, &tasks);
-    let mut loading = Vec::new();
-    let mut functions = Vec::new();
-    for deployment in &handover.functions {
-        let rules = deployment.spec.egress.clone();
-        let headers = usize::try_from(bounds.headers.0)?;
-        let egress = Arc::new(Egress::new(rules, headers, system_resolver(), &tasks));
-        let (function, component) = deploy(deployment, sandboxing.as_ref(), egress)?;
-        loading.extend(component.map(|code| (Arc::clone(&function), code)));
-        functions.push(function);
-    }
+    let mut deployer = Deployer::new(handover, sandboxing.clone(), &tasks)?;
+    let plan = deployer.deploy(&handover.functions, &Functions::default())?;
     let host = Host {
-        functions: ArcSwap::from_pointee(Functions::new(functions)),
+        functions: ArcSwap::from_pointee(plan.load_beside(&tasks)),
         observer,
         sandboxing,
         headers_max: usize::try_from(bounds.headers.0)?,
@@ -191,78 +169,65 @@ fn assemble(
         closing: CancellationToken::new(),
         tasks,
     };
-    Ok((Arc::new(host), loading))
+    Ok((Arc::new(host), deployer))
 }
 
-fn deploy(
-    deployment: &Deployment,
-    sandboxing: Option<&Arc<Sandboxing>>,
-    egress: Arc<Egress>,
-) -> anyhow::Result<(Arc<Function>, Option<Code>)> {
-    let native = match (sandboxing, &deployment.native) {
-        (Some(sandboxing), Some(executable)) => {
-            Some(sandboxing.add(&deployment.spec, executable).with_context(|| {
-                format!("cannot deploy the native build of {}", deployment.spec.name)
-            })?)
-        }
-        _ => None,
-    };
-    let artifact = deployment.component.as_ref().map(Artifact::try_clone).transpose()?;
-    let form = if deployment.precompiled { Code::Machine } else { Code::Portable };
-    let function =
-        Function::new(deployment.spec.clone(), deployment.digest.as_str().into(), native, egress);
-    Ok((Arc::new(function), artifact.map(form)))
-}
-
-fn loader(handover: &Handover) -> anyhow::Result<Arc<Loader>> {
-    let specs = || handover.functions.iter().map(|deployment| &deployment.spec.limits);
-    let instances: usize = specs().map(|limits| limits.concurrency).sum();
-    let memory = specs().map(|limits| limits.memory.0).max().unwrap_or(0);
-    let engine = Engine::new(Slots {
-        instances: u32::try_from(instances.clamp(1, INSTANCES_MAX))?,
-        memory: usize::try_from(memory)?.next_multiple_of(1 << 16),
-    })?;
-    let manifest::Host { cache, headers, .. } = &handover.manifest.host;
-    let dir = handover.cache.as_ref().map(OwnedFd::try_clone).transpose()?;
-    let cache = dir.map(|dir| (dir, cache.size.0));
-    Ok(Arc::new(Loader::new(Arc::new(engine), cache, usize::try_from(headers.0)?)))
-}
-
-fn load(loader: &Loader, function: &Function, code: &Code) {
-    let Some(component) = &function.component else { return };
-    let loaded = loader.load(function, code);
-    match &loaded {
-        Ok(loaded) => {
-            tracing::info!(
-                function = function.name(),
-                source = loaded.source.name(),
-                "component loaded"
-            );
-        }
-        Err(error) => {
-            let error = error as &dyn std::error::Error;
-            tracing::error!(function = function.name(), error, "the component cannot be served");
-        }
-    }
-    component.set(loaded);
-}
-
-async fn until_told_to_stop(host: &Host, updates: Updates) -> anyhow::Result<()> {
+/// Does what the supervisor says, until told to stop. While new functions are being loaded it
+/// hears nothing else of the supervisor, so that they take effect in the order of their coming.
+async fn until_told_to_stop(
+    host: &Host,
+    server: &Server,
+    mut deployer: Deployer,
+    updates: Updates,
+) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => return Ok(()),
-            update = updates.next() => match update? {
+    let obey = async {
+        loop {
+            match updates.next().await? {
                 Update::Orphaned => {
                     tracing::error!("the supervisor is gone");
-                    return Ok(());
+                    return anyhow::Ok(());
                 }
                 Update::Pool(socket) => {
                     if let Some(sandboxing) = &host.sandboxing {
                         sandboxing.connect(socket);
                     }
                 }
-            },
+                Update::Functions(deployments) => swap(host, &mut deployer, &deployments).await,
+                Update::Tls(files) => match tls::config(&files) {
+                    Ok(config) => {
+                        server.renew(config);
+                        tracing::info!("the certificate was renewed");
+                    }
+                    Err(error) => {
+                        tracing::error!(%error, "the certificate was not renewed");
+                    }
+                },
+            }
         }
+    };
+    tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        ended = obey => ended,
+    }
+}
+
+/// Puts a new table of functions in the place of the present one, once all of it can be served.
+async fn swap(host: &Host, deployer: &mut Deployer, deployments: &[Deployment]) {
+    let planned = deployer.deploy(deployments, &host.functions.load());
+    let loaded = match planned {
+        Ok(plan) => plan.load(&host.tasks).await,
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "the functions cannot be deployed");
+            None
+        }
+    };
+    match loaded {
+        Some((functions, changes)) => {
+            host.functions.store(Arc::new(functions));
+            let Changes { added, replaced, removed } = changes;
+            tracing::info!(?added, ?replaced, ?removed, "functions swapped");
+        }
+        None => tracing::error!("the functions stay as they were"),
     }
 }

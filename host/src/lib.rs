@@ -12,6 +12,7 @@ pub mod answer;
 pub mod artifact;
 pub mod cli;
 pub mod compile;
+pub mod deploy;
 pub mod doctor;
 pub mod egress;
 pub mod function;

@@ -41,12 +41,12 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Run(arguments) => {
-            let manifest = arguments.manifest().map_err(supervisor::Misuse::Arguments)?;
-            serve(manifest, arguments.precompiled(), &arguments.places())
+            let read = || Ok(arguments.manifest().map_err(supervisor::Misuse::Arguments)?);
+            serve(&read, arguments.precompiled(), arguments.watch(), &arguments.places())
         }
         Command::Serve(arguments) => {
-            let manifest = Manifest::read(&arguments.config)?;
-            serve(manifest, arguments.precompiled(), &arguments.places())
+            let read = || Ok(Manifest::read(&arguments.config)?);
+            serve(&read, arguments.precompiled(), arguments.watch(), &arguments.places())
         }
         Command::Check(arguments) => {
             let manifest = Manifest::read(&arguments.config)?;
@@ -72,12 +72,14 @@ fn run(command: Command) -> anyhow::Result<()> {
 }
 
 fn serve(
-    manifest: Manifest,
+    read: &dyn Fn() -> anyhow::Result<Manifest>,
     precompiled: Precompiled,
+    watch: bool,
     places: &supervisor::Places,
 ) -> anyhow::Result<()> {
-    let components = inspect(&manifest, precompiled)?;
-    supervisor::run(manifest, &components, places, &std::env::vars().collect())
+    let inspect = |manifest: &Manifest| inspect(manifest, precompiled);
+    let origin = supervisor::Origin { read, inspect: &inspect, watch };
+    supervisor::run(origin, places, &std::env::vars().collect())
 }
 
 /// Looks at everything that the manifest names, and answers all faults at once.

@@ -11,6 +11,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -19,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
 use tokio_util::task::TaskTracker;
 
 use crate::host::Host;
@@ -46,7 +48,8 @@ const PREFACE_PAUSE: Duration = Duration::from_millis(5);
 pub struct Server {
     host: Arc<Host>,
     connections: Arc<Semaphore>,
-    tls: Option<TlsAcceptor>,
+    /// The certificate can be renewed; whether TLS is spoken at all cannot change.
+    tls: Option<ArcSwap<ServerConfig>>,
     header_timeout: Duration,
     http1: http1::Builder,
     http2: http2::Builder<Streams>,
@@ -128,7 +131,11 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 impl Server {
     /// A server with the bounds of the manifest.
     #[must_use]
-    pub fn new(host: Arc<Host>, bounds: &manifest::Host, tls: Option<TlsAcceptor>) -> Arc<Self> {
+    pub fn new(
+        host: Arc<Host>,
+        bounds: &manifest::Host,
+        tls: Option<Arc<ServerConfig>>,
+    ) -> Arc<Self> {
         let mut http1 = http1::Builder::new();
         // Our own bound on the head answers with a problem document, so it lies below the parser's.
         let buffer = host.headers_max.saturating_mul(2).max(64 << 10);
@@ -148,11 +155,18 @@ impl Server {
         Arc::new(Self {
             host,
             connections: Arc::new(Semaphore::new(connections)),
-            tls,
+            tls: tls.map(ArcSwap::new),
             header_timeout: bounds.header_timeout,
             http1,
             http2,
         })
+    }
+
+    /// New connections are shown another certificate.
+    pub fn renew(&self, config: Arc<ServerConfig>) {
+        if let Some(tls) = &self.tls {
+            tls.store(config);
+        }
     }
 
     /// Accepts on `listener` until the host drains.
@@ -243,7 +257,7 @@ impl Server {
                 Ok(if http2 { Spoken::Http2(stream) } else { Spoken::Http1(stream) })
             }
             (Socket::Tcp(stream), Some(tls)) => {
-                let stream = tls.accept(stream).await?;
+                let stream = TlsAcceptor::from(tls.load_full()).accept(stream).await?;
                 let http2 = stream.get_ref().1.alpn_protocol() == Some(tls::H2);
                 let stream = Box::new(stream);
                 Ok(if http2 { Spoken::Http2(stream) } else { Spoken::Http1(stream) })

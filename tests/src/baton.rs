@@ -217,7 +217,7 @@ impl Setup {
             command.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
             command.args(["--cache-dir", path(&cache)]);
         } else {
-            let manifest = place.path().join("baton.toml");
+            let manifest = place.manifest();
             fs::write(&manifest, text).expect("a writable directory");
             command.args(["serve", "--config", path(&manifest)]);
         }
@@ -289,6 +289,12 @@ impl Place {
         let id = NOBODY.parse().ok();
         std::os::unix::fs::chown(self.path(), id, id).expect("root gives away its files");
         functions
+    }
+
+    /// The manifest of the Baton that was started last.
+    #[must_use]
+    pub fn manifest(&self) -> PathBuf {
+        self.path().join("baton.toml")
     }
 
     fn log(&self) -> PathBuf {
@@ -480,6 +486,35 @@ impl Baton {
             let answer = self.get(path);
             (tier_of(&answer) == "native").then_some(answer)
         })
+    }
+
+    /// Puts another manifest in the place of its own, as editors do; it is not told.
+    ///
+    /// # Panics
+    /// When the file cannot be written.
+    pub fn rewrite(&self, setup: &Setup) {
+        let (new, manifest) = (self.place.path().join("new.toml"), self.place.manifest());
+        let text = setup.manifest(&target_dir().join("tests-cache"));
+        let written = fs::write(&new, text).and_then(|()| fs::rename(new, manifest));
+        written.expect("a writable directory");
+    }
+
+    /// Puts another manifest in the place of its own and sends it SIGHUP.
+    ///
+    /// # Panics
+    /// As [`Baton::rewrite`], and when it has ended already.
+    pub fn reload(&self, setup: &Setup) {
+        self.rewrite(setup);
+        kill(self.pid(), Signal::SIGHUP).expect("baton is running");
+    }
+
+    /// Waits until a line of its log holds `text`.
+    ///
+    /// # Panics
+    /// When none does within half a minute.
+    #[track_caller]
+    pub fn until_logged(&self, text: &str) {
+        wait_until(text, || self.log().contains(text));
     }
 
     /// What it has written on standard error so far.

@@ -1,6 +1,6 @@
 //! The pool as the host uses it: one for the process, a revision in it for each function.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -26,6 +26,10 @@ use crate::problem::{Kind, Problem};
 /// Creations at once: as many as the daemon has workers, and one that waits at each.
 const CREATING_MAX: usize = 4;
 
+/// Requests of one function that may wait for a sandbox: its gate lets in no more than
+/// `limits.concurrency`, so the pool has nothing left to refuse.
+const WAITERS_MAX: usize = usize::MAX;
+
 /// Descriptors that a native function may have open at once.
 const DESCRIPTORS: u64 = 1024;
 
@@ -39,12 +43,30 @@ pub struct Sandboxing {
     tasks: TaskTracker,
 }
 
-type Names = RwLock<BTreeMap<FunctionId, Arc<str>>>;
+type Names = RwLock<BTreeMap<FunctionId, Name>>;
 
-/// A function's revision in the pool.
+/// What a revision is called.
+struct Name {
+    text: Arc<str>,
+    /// Nobody sends it requests any more; it is named until its last sandbox is gone.
+    retired: bool,
+}
+
+/// A function's revision in the pool; dropping it retires the revision's sandboxes.
 pub struct Native {
     id: FunctionId,
     sandboxing: Arc<Sandboxing>,
+}
+
+impl Drop for Native {
+    fn drop(&mut self) {
+        let Sandboxing { pool, names, .. } = &*self.sandboxing;
+        pool.retire(self.id);
+        let mut names = names.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(name) = names.get_mut(&self.id) {
+            name.retired = true;
+        }
+    }
 }
 
 impl Sandboxing {
@@ -57,12 +79,11 @@ impl Sandboxing {
     ) -> Option<Arc<Self>> {
         let sandboxes = handover.sandboxes.as_ref()?;
         let section = &handover.manifest.pool;
-        let waiters = handover.functions.iter().map(|function| function.spec.limits.concurrency);
         let config = PoolConfig {
             parked: section.parked,
             memory: section.memory.0,
             creating_max: CREATING_MAX,
-            waiters_max: waiters.max().unwrap_or(1),
+            waiters_max: WAITERS_MAX,
             sockets: sandboxes.sockets.clone(),
         };
         let names = Arc::new(Names::default());
@@ -113,8 +134,11 @@ impl Sandboxing {
             start_timeout: limits.start_timeout,
             grace: SANDBOX_GRACE,
         });
+        let in_use: BTreeSet<_> =
+            self.pool.sandboxes().into_iter().filter_map(|sandbox| sandbox.function).collect();
         let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
-        names.insert(id, function.name.as_str().into());
+        names.retain(|id, name| !name.retired || in_use.contains(id));
+        names.insert(id, Name { text: function.name.as_str().into(), retired: false });
         Ok(Native { id, sandboxing: Arc::clone(self) })
     }
 
@@ -227,7 +251,7 @@ pub fn sandboxes(host: &Host) -> Value {
     let describe = |sandbox: baton_pool::schedule::SandboxInfo| {
         json!({
             "id": sandbox.id.to_string(),
-            "function": sandbox.function.and_then(|id| names.get(&id)).map(|name| &**name),
+            "function": sandbox.function.and_then(|id| names.get(&id)).map(|name| &*name.text),
             "state": sandbox.state.name(),
             "pid": sandbox.pid,
             "reason": sandbox.ending.as_ref().map(ToString::to_string),
@@ -240,7 +264,7 @@ pub fn sandboxes(host: &Host) -> Value {
 /// What the pool has to say goes to the log and into traces.
 fn tell(observer: &Observer, names: &Names, event: PoolEvent) {
     let names = names.read().unwrap_or_else(PoisonError::into_inner);
-    let name = |id: &FunctionId| names.get(id).map_or("?", |name| &**name);
+    let name = |id: &FunctionId| names.get(id).map_or("?", |name| &*name.text);
     match event {
         PoolEvent::Prepared { function, sandbox, pid, cause, outcome, phases } => {
             let function = name(&function);

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 use super::Misuse;
 use crate::artifact::Component;
-use crate::handover::{Artifact, Deployment, TlsFiles, read_sealed};
+use crate::handover::{Artifact, Deployment, TlsFiles};
 use crate::manifest::{self, Manifest, NativeSource};
 use crate::wasm::hex;
 
@@ -62,8 +62,9 @@ fn deployment(
 pub(super) fn tls(host: &manifest::Host) -> anyhow::Result<Option<TlsFiles>> {
     let Some(tls) = &host.tls else { return Ok(None) };
     let (certificate, key) = (seal(&tls.certificate)?.file, seal(&tls.key)?.file);
-    crate::tls::acceptor(&read_sealed(&certificate)?, &read_sealed(&key)?).map_err(Misuse::Tls)?;
-    Ok(Some(TlsFiles { certificate, key }))
+    let files = TlsFiles { certificate, key };
+    crate::tls::config(&files).map_err(Misuse::Tls)?;
+    Ok(Some(files))
 }
 
 /// A sealed copy of the file at `path`.

@@ -7,10 +7,15 @@ use std::process::Command;
 use anyhow::Context as _;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::time::{TimeVal, TimeValLike as _};
 use nix::unistd::{Pid, User};
 
 use super::run_dir::RunDir;
 use crate::manifest;
+
+/// Seconds that the host may take to take a message.
+const SEND_TIMEOUT: i64 = 10;
 
 /// The hidden subcommand that is the host process.
 pub const HOST_COMMAND: &str = "host-process";
@@ -53,6 +58,8 @@ impl Child {
             let (uid, gid) = ids(user)?;
             command.args(["--uid", &uid.to_string(), "--gid", &gid.to_string()]);
         }
+        // A host that is stuck must not get the supervisor stuck as well.
+        setsockopt(&ours, sockopt::SendTimeout, &TimeVal::seconds(SEND_TIMEOUT))?;
         Ok(Self { pid: spawn(command, &[&theirs, &run_dir.hold()?])?, control: ours })
     }
 

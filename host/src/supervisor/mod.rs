@@ -6,6 +6,7 @@
 //!
 //! ```text
 //! prepare ─▶ running ── host or daemon died ─▶ started again, at most RESTARTS in a row
+//!               │     └─ SIGHUP, or a file changed ─▶ what changed goes to the host (`reload`)
 //!               │ SIGTERM or SIGINT
 //!               ▼
 //!            stopping: host drains, then the daemon removes its sandboxes ─▶ leftovers removed
@@ -17,8 +18,10 @@
 mod artifacts;
 mod child;
 mod listeners;
+mod reload;
 mod run_dir;
 mod signals;
+mod watch;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -26,6 +29,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
@@ -77,13 +81,14 @@ pub use run_dir::RunDir;
 
 use crate::artifact::Component;
 use crate::handover::{self, Deployment, Outgoing, Sandboxes, TlsFiles};
-use crate::manifest::{Manifest, Policy};
+use crate::manifest::{Faults, Manifest, Policy};
 use crate::tls::TlsError;
 use baton_otel::Environment;
 use baton_pool::daemon::probe::Machine;
 use child::{Child, UnknownUser};
 use listeners::Listeners;
 use signals::Signals;
+use watch::{LOOK, Watch};
 
 /// Deaths in a row after which a process is not started again.
 const RESTARTS: u32 = 5;
@@ -109,75 +114,107 @@ pub struct Places {
     pub cgroup_parent: String,
 }
 
-/// Serves `manifest` until told to stop. `components` says what each function's component file was
-/// found to hold.
+/// What each function's component file holds; nothing for a function without one.
+type Inspected = Vec<Option<Component>>;
+
+/// Where the manifest comes from, at the start and at each reload.
+pub struct Origin<'a> {
+    /// Reads it.
+    pub read: &'a dyn Fn() -> anyhow::Result<Manifest>,
+    /// Looks at everything that it names.
+    pub inspect: &'a dyn Fn(&Manifest) -> Result<Inspected, Faults>,
+    /// Whether it is read again when it or an artifact changes on disk.
+    pub watch: bool,
+}
+
+/// Serves until told to stop.
 ///
 /// # Errors
-/// When an artifact cannot be opened, a listener not bound, or the host does not stay alive.
-pub fn run(
-    manifest: Manifest,
-    components: &[Option<Component>],
-    places: &Places,
-    environment: &Environment,
-) -> anyhow::Result<()> {
+/// When the manifest is faulty, an artifact cannot be opened, a listener not bound, or the host
+/// does not stay alive.
+pub fn run(origin: Origin<'_>, places: &Places, environment: &Environment) -> anyhow::Result<()> {
+    let manifest = (origin.read)()?;
+    let components = (origin.inspect)(&manifest)?;
     let signals = Signals::block()?;
-    let sandboxes_possible = require_sandboxes_where_needed(&manifest)?;
+    let missing = Machine::probe().missing().join(", ");
+    require_sandboxes(&missing, &manifest)?;
     if nix::unistd::geteuid().is_root() {
         child::ids(&manifest.host.user).map_err(Misuse::User)?;
     }
     crate::host::telemetry_settings(&manifest.telemetry, environment).map_err(Misuse::Telemetry)?;
     let run_dir = RunDir::create(places)?;
     let listeners = Listeners::bind(&manifest.host).map_err(Misuse::Bind)?;
-    let deployments = artifacts::open(&manifest, components)?;
+    let deployments = artifacts::open(&manifest, &components)?;
     let tls = artifacts::tls(&manifest.host)?;
     let cache = artifacts::cache(&manifest.host);
-    let with_pool =
-        sandboxes_possible && deployments.iter().any(|function| function.native.is_some());
-    let sandboxes = with_pool.then(|| run_dir.sockets(&manifest.host)).transpose()?;
+    let sockets = missing.is_empty().then(|| run_dir.sockets(&manifest.host));
+    let sockets = match sockets {
+        // As long as no function needs one it may stay that way.
+        Some(Err(_)) if !needs_pool(&deployments) => None,
+        sockets => sockets.transpose()?,
+    };
     listeners.announce(&manifest.host)?;
     let mut supervisor = Supervisor {
+        origin,
         manifest,
         deployments,
         tls,
         cache,
-        sandboxes: sandboxes.map(|sockets| Sandboxes { sockets }),
+        missing,
+        sandboxes: sockets.map(|sockets| Sandboxes { sockets }),
         listeners: Some(listeners),
+        watch: Watch::default(),
+        tls_watch: Watch::default(),
         run_dir,
         host: None,
         pool: None,
     };
+    supervisor.follow();
     let ended = supervisor.supervise(&signals);
     supervisor.run_dir.remove();
     ended
 }
 
-/// Whether sandboxes can be made here; an error when a function cannot do without.
-fn require_sandboxes_where_needed(manifest: &Manifest) -> Result<bool, Misuse> {
-    let missing = Machine::probe().missing();
+/// An error when a function cannot do without sandboxes and something is `missing` for them.
+fn require_sandboxes(missing: &str, manifest: &Manifest) -> Result<(), Misuse> {
     if missing.is_empty() {
-        return Ok(true);
+        return Ok(());
     }
-    let missing = missing.join(", ");
     let native = |f: &&crate::manifest::Function| f.policy == Policy::Native;
     if let Some(function) = manifest.functions.iter().find(native) {
-        return Err(Misuse::NoSandboxes { function: function.name.clone(), missing });
+        let (function, missing) = (function.name.clone(), missing.to_owned());
+        return Err(Misuse::NoSandboxes { function, missing });
     }
     if manifest.functions.iter().any(|function| function.native.is_some()) {
         tracing::warn!(
             "no sandboxes can be made, everything is served from WebAssembly: {missing}"
         );
     }
-    Ok(false)
+    Ok(())
 }
 
-struct Supervisor {
+/// Whether a pool daemon has something to do.
+fn needs_pool(deployments: &[Deployment]) -> bool {
+    deployments.iter().any(|function| function.native.is_some())
+}
+
+struct Supervisor<'a> {
+    origin: Origin<'a>,
+    /// What is in use of it.
     manifest: Manifest,
     deployments: Vec<Deployment>,
     tls: Option<TlsFiles>,
     cache: Option<OwnedFd>,
+    /// What this machine lacks for sandboxes; empty when they can be made.
+    missing: String,
+    /// Where they are reached; `None` where none can be made.
     sandboxes: Option<Sandboxes>,
     /// `None` once the host drains: nobody else may hold the listening sockets then.
     listeners: Option<Listeners>,
+    /// The manifest and the artifacts, when they are to be watched.
+    watch: Watch,
+    /// The certificate and its key.
+    tls_watch: Watch,
     run_dir: RunDir,
     host: Option<Kept>,
     pool: Option<Kept>,
@@ -200,20 +237,26 @@ impl Kept {
     }
 }
 
-impl Supervisor {
+impl Supervisor<'_> {
     fn supervise(&mut self, signals: &Signals) -> anyhow::Result<()> {
         nix::sys::prctl::set_child_subreaper(true).context("cannot become a subreaper")?;
         self.start_host()?;
-        if self.sandboxes.is_some() {
+        if needs_pool(&self.deployments) {
             self.start_pool()?;
         }
+        let watches = !self.watch.is_empty() || !self.tls_watch.is_empty();
         let crashed = loop {
-            let signal = signals.wait(None)?;
+            let signal = signals.wait(watches.then_some(LOOK))?;
             if signals::stops(signal) {
                 break None;
             }
             if let Err(error) = self.reap() {
                 break Some(error);
+            }
+            if signal == Some(Signal::SIGHUP) || self.watch.changed() {
+                self.reload();
+            } else if self.tls_watch.changed() {
+                self.renew_tls();
             }
         };
         self.stop(signals)?;
@@ -238,7 +281,11 @@ impl Supervisor {
         Ok(())
     }
 
+    /// Starts a pool daemon, where sandboxes can be made.
     fn start_pool(&mut self) -> anyhow::Result<()> {
+        if self.sandboxes.is_none() {
+            return Ok(());
+        }
         let (hosts_end, pools_end) = baton_pool::protocol::channel()?;
         let child = Child::pool(pools_end, &self.run_dir)?;
         if let Some(host) = &self.host {

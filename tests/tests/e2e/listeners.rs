@@ -87,7 +87,7 @@ fn http_2_is_spoken_to_clients_that_know_it() {
 }
 
 /// A certificate for `localhost`, signed by itself, as the manifest takes it.
-fn certificate(place: &Path) -> String {
+pub(crate) fn certificate(place: &Path) -> String {
     let (certificate, key) = (place.join("cert.pem"), place.join("key.pem"));
     let made = Command::new("openssl")
         .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"])
@@ -105,7 +105,7 @@ fn certificate(place: &Path) -> String {
 
 /// What a curl that trusts the certificate is answered.
 #[track_caller]
-fn curl_tls(baton: &Baton, place: &Path, protocol: &str) -> (String, String) {
+pub(crate) fn curl_tls(baton: &Baton, place: &Path, protocol: &str) -> (String, String) {
     let authority = place.join("cert.pem");
     let port = baton.address.port();
     let resolve = format!("localhost:{port}:127.0.0.1");

@@ -8,6 +8,7 @@ mod http;
 mod listeners;
 mod natives;
 mod processes;
+mod reload;
 mod sandboxes;
 mod soak;
 mod tiers;
