@@ -70,7 +70,7 @@ lint:
 [private]
 lint-components:
     cargo clippy --profile function --locked --target wasm32-wasip2 --target-dir target/guest \
-        --package baton-function --package raw --package misbehaving --all-features -- --deny warnings
+        --package baton-function --package raw --package third --package misbehaving --all-features -- --deny warnings
 
 # The documentation of every package, warnings being errors
 documentation:

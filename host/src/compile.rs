@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use crate::artifact::component;
 use crate::cli::CompileArguments;
-use crate::wasm::{Cache, Key, compiler, hex};
+use crate::wasm::{Cache, Key, hex};
 use crate::{manifest, supervisor};
 
 /// Compiles a component to a file or into the cache, and says where it went.
@@ -18,10 +18,10 @@ use crate::{manifest, supervisor};
 pub fn compile(arguments: &CompileArguments) -> anyhow::Result<String> {
     let path = &arguments.component;
     let wasm = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    component::inspect(&wasm)
+    let generation = component::inspect(&wasm)
         .with_context(|| format!("{} is not a component that Baton serves", path.display()))?;
-    let engine =
-        wasmtime::Engine::new(&compiler()).map_err(|error| anyhow::anyhow!("{error:#}"))?;
+    let engine = wasmtime::Engine::new(&generation.engine().compiler())
+        .map_err(|error| anyhow::anyhow!("{error:#}"))?;
     let code = engine
         .precompile_component(&wasm)
         .map_err(|error| anyhow::anyhow!("{error:#}"))

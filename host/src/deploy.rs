@@ -22,7 +22,7 @@ use crate::host::Functions;
 use crate::load::{Code, Loader};
 use crate::manifest;
 use crate::native::Sandboxing;
-use crate::wasm::{Engine, Slots};
+use crate::wasm::Slots;
 
 /// Instances that an engine's pool holds at most, whatever the functions' limits add up to.
 const INSTANCES_MAX: usize = 1_000;
@@ -136,6 +136,8 @@ impl Deployer {
         let slots = Slots {
             instances: needed.instances.max(self.slots.instances),
             memory: needed.memory.max(self.slots.memory),
+            queue: needed.queue.max(self.slots.queue),
+            queue_timeout: needed.queue_timeout.max(self.slots.queue_timeout),
         };
         self.loader = loader(slots, self.cache.as_ref(), self.headers)?;
         self.slots = slots;
@@ -148,7 +150,8 @@ impl Plan {
     pub fn load_beside(self, tasks: &TaskTracker) -> Functions {
         for (function, code) in self.loading {
             let loader = Arc::clone(&self.loader);
-            tasks.spawn_blocking(move || load(&loader, &function, &code));
+            let own = tasks.clone();
+            tasks.spawn_blocking(move || load(&own, &loader, &function, &code));
         }
         self.functions
     }
@@ -157,7 +160,8 @@ impl Plan {
     pub async fn load(self, tasks: &TaskTracker) -> Option<(Functions, Changes)> {
         let load = |(function, code): (Arc<Function>, Code)| {
             let loader = Arc::clone(&self.loader);
-            tasks.spawn_blocking(move || load(&loader, &function, &code))
+            let own = tasks.clone();
+            tasks.spawn_blocking(move || load(&own, &loader, &function, &code))
         };
         let mut served = true;
         for loading in self.loading.into_iter().map(load).collect::<Vec<_>>() {
@@ -195,6 +199,8 @@ fn slots(deployments: &[Deployment]) -> anyhow::Result<Slots> {
     Ok(Slots {
         instances: u32::try_from(instances.clamp(1, INSTANCES_MAX))?,
         memory: usize::try_from(memory)?.next_multiple_of(1 << 16),
+        queue: limits().map(|limits| limits.queue).sum(),
+        queue_timeout: limits().map(|limits| limits.queue_timeout).max().unwrap_or_default(),
     })
 }
 
@@ -204,15 +210,18 @@ fn loader(
     headers: usize,
 ) -> anyhow::Result<Arc<Loader>> {
     let cache = cache.map(|(dir, size)| anyhow::Ok((dir.try_clone()?, *size))).transpose()?;
-    Ok(Arc::new(Loader::new(Arc::new(Engine::new(slots)?), cache, headers)))
+    Ok(Arc::new(Loader::new(slots, cache, headers)?))
 }
 
 /// Loads a function's component and says how that went; whether it can be served.
-fn load(loader: &Loader, function: &Function, code: &Code) -> bool {
+fn load(tasks: &TaskTracker, loader: &Loader, function: &Function, code: &Code) -> bool {
     let Some(component) = &function.component else { return true };
     let loaded = loader.load(function, code);
     match &loaded {
         Ok(loaded) => {
+            if let Some(reaper) = loaded.program.reaper() {
+                tasks.spawn(reaper);
+            }
             tracing::info!(
                 function = function.name(),
                 source = loaded.source.name(),

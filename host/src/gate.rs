@@ -53,7 +53,7 @@ impl Gate {
     /// # Errors
     /// When the queue is full or the wait took longer than `queue_timeout`.
     pub async fn enter(&self) -> Result<OwnedSemaphorePermit, Refused> {
-        if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
+        if let Some(place) = self.try_enter() {
             return Ok(place);
         }
         let _waiting = self.join_queue()?;
@@ -67,6 +67,11 @@ impl Gate {
             // The semaphore is never closed.
             Ok(Err(_)) | Err(_) => Err(Refused::TimedOut(self.bounds.queue_timeout)),
         }
+    }
+
+    /// A place, if one is free now.
+    pub fn try_enter(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.places).try_acquire_owned().ok()
     }
 
     /// Requests in flight.

@@ -2,30 +2,53 @@
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use wasmtime::component::Component;
 
+use crate::artifact::component::inspect;
 use crate::function::{Function, Loaded};
 use crate::handover::{Artifact, read_sealed};
-use crate::wasm::{Cache, Engine, Key, Line, LineSink, LoadError, Program, Settings, Source};
+use crate::wasm::{
+    Cache, Engine, EngineError, Generation, Key, Line, LineSink, LoadError, Program, Settings,
+    Slots, Source,
+};
 
 /// Loads components for the functions of one host.
 pub struct Loader {
-    engine: Arc<Engine>,
+    second: Arc<Engine>,
+    /// Made for the first component that needs it.
+    third: OnceLock<Result<Arc<Engine>, String>>,
+    slots: Slots,
     cache: Option<(Cache, OwnedFd)>,
     headers: usize,
 }
 
+/// A component with the engine that it was compiled for.
+struct Compiled {
+    component: Component,
+    engine: Arc<Engine>,
+    generation: Generation,
+    source: Source,
+}
+
 impl Loader {
-    /// A loader for `engine`; `cache` is the opened cache directory and its bound in bytes.
-    #[must_use]
-    pub fn new(engine: Arc<Engine>, cache: Option<(OwnedFd, u64)>, headers: usize) -> Self {
+    /// A loader whose engines hold `slots`; `cache` is the opened cache directory and its bound in
+    /// bytes.
+    ///
+    /// # Errors
+    /// When the machine cannot hold the slots.
+    pub fn new(
+        slots: Slots,
+        cache: Option<(OwnedFd, u64)>,
+        headers: usize,
+    ) -> Result<Self, EngineError> {
         let cache = cache.map(|(dir, size)| {
             let path = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
             (Cache::new(path, size), dir)
         });
-        Self { engine, cache, headers }
+        let second = Arc::new(Engine::new(Generation::Second, slots)?);
+        Ok(Self { second, third: OnceLock::new(), slots, cache, headers })
     }
 
     /// Loads a function's component. It takes as long as the compiler takes: not for a thread that
@@ -35,53 +58,99 @@ impl Loader {
     /// When the component cannot be compiled, linked or instantiated.
     pub fn load(&self, function: &Function, code: &Code) -> Result<Loaded, LoadError> {
         let spec = &function.spec;
-        let (component, source) = match code {
+        let Compiled { component, engine, generation, source } = match code {
             Code::Portable(artifact) => self.compiled(artifact)?,
-            Code::Machine(artifact) => (self.trusted(artifact)?, Source::Memory),
+            Code::Machine(artifact) => self.trusted(artifact)?,
         };
         let settings = Settings {
             memory: usize::try_from(spec.limits.memory.0).unwrap_or(usize::MAX),
             cpu_time: spec.limits.cpu_time,
+            timeout: spec.limits.timeout,
+            instances: spec.instances.clone(),
             headers: self.headers,
             env: spec.env.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
             egress: Arc::clone(&function.egress),
             sink: sink(spec.name.as_str().into()),
         };
-        let program = Program::new(Arc::clone(&self.engine), &component, settings)?;
+        let program = Program::new(engine, generation, &component, settings)?;
         Ok(Loaded { program, source })
     }
 
-    fn trusted(&self, artifact: &Artifact) -> Result<Component, LoadError> {
-        let fail = |error: String| LoadError::Precompiled(error);
-        let code = read_sealed(&artifact.file).map_err(|error| fail(error.to_string()))?;
-        #[expect(unsafe_code, reason = "the person who started Baton vouched for this file")]
-        // SAFETY: `--allow-precompiled` says that the file comes from `baton compile`; Wasmtime
-        // checks its version and settings, and the copy is sealed.
-        let component = unsafe { Component::deserialize(self.engine.wasmtime(), code) };
-        component.map_err(|error| fail(format!("{error:#}")))
+    fn engine(&self, generation: Generation) -> Result<Arc<Engine>, LoadError> {
+        let third = || {
+            let engine = Engine::new(Generation::Third, self.slots).map(Arc::new);
+            engine.map_err(|error| format!("{:#}", anyhow::Error::from(error)))
+        };
+        match generation {
+            Generation::Second => Ok(Arc::clone(&self.second)),
+            Generation::Third => self.third.get_or_init(third).clone().map_err(LoadError::Engine),
+        }
     }
 
-    fn compiled(&self, artifact: &Artifact) -> Result<(Component, Source), LoadError> {
-        let engine = self.engine.wasmtime();
-        let key = Key::new(engine, &artifact.digest);
-        if let Some((cache, _)) = &self.cache {
-            match cache.load(engine, &key) {
-                Ok(Some(component)) => return Ok((component, Source::Cache)),
-                Ok(None) => {}
-                Err(error) => warn(&error),
-            }
+    /// Machine code says itself for which engine it was made.
+    fn trusted(&self, artifact: &Artifact) -> Result<Compiled, LoadError> {
+        let fail = |error: String| LoadError::Precompiled(error);
+        let code = read_sealed(&artifact.file).map_err(|error| fail(error.to_string()))?;
+        let map = |generation| {
+            let engine = self.engine(generation)?;
+            #[expect(unsafe_code, reason = "the person who started Baton vouched for this file")]
+            // SAFETY: `--allow-precompiled` says that the file comes from `baton compile`; Wasmtime
+            // checks its version and settings, and the copy is sealed.
+            let component = unsafe { Component::deserialize(engine.wasmtime(), &code) };
+            let component = component.map_err(|error| fail(format!("{error:#}")))?;
+            Ok(Compiled { component, engine, generation, source: Source::Memory })
+        };
+        map(Generation::Second).or_else(|refused| map(Generation::Third).map_err(|_| refused))
+    }
+
+    fn compiled(&self, artifact: &Artifact) -> Result<Compiled, LoadError> {
+        // A component lies in the cache for the one engine that it is for: where it is found it
+        // needs no look inside.
+        if let Some(found) = self.cached(artifact, Generation::Second)? {
+            return Ok(found);
         }
-        let fail = |error: wasmtime::Error| LoadError::Compile(format!("{error:#}"));
         let wasm =
             read_sealed(&artifact.file).map_err(|error| LoadError::Compile(error.to_string()))?;
-        let component = Component::from_binary(engine, &wasm).map_err(fail)?;
+        let generation =
+            inspect(&wasm).map_err(|error| LoadError::Link(error.to_string()))?.engine();
+        if generation == Generation::Third
+            && let Some(found) = self.cached(artifact, Generation::Third)?
+        {
+            return Ok(found);
+        }
+        let fail = |error: wasmtime::Error| LoadError::Compile(format!("{error:#}"));
+        let engine = self.engine(generation)?;
+        let component = Component::from_binary(engine.wasmtime(), &wasm).map_err(fail)?;
         if let Some((cache, _)) = &self.cache {
+            let key = Key::new(engine.wasmtime(), &artifact.digest);
             let code = component.serialize().map_err(fail)?;
             if let Err(error) = cache.store(&key, &code) {
                 warn(&error);
             }
         }
-        Ok((component, Source::Compile))
+        Ok(Compiled { component, engine, generation, source: Source::Compile })
+    }
+
+    fn cached(
+        &self,
+        artifact: &Artifact,
+        generation: Generation,
+    ) -> Result<Option<Compiled>, LoadError> {
+        let Some((cache, _)) = &self.cache else { return Ok(None) };
+        let engine = self.engine(generation)?;
+        let key = Key::new(engine.wasmtime(), &artifact.digest);
+        Ok(match cache.load(engine.wasmtime(), &key) {
+            Ok(found) => found.map(|component| Compiled {
+                component,
+                engine,
+                generation,
+                source: Source::Cache,
+            }),
+            Err(error) => {
+                warn(&error);
+                None
+            }
+        })
     }
 }
 

@@ -88,8 +88,7 @@ fn inspect(
     precompiled: Precompiled,
 ) -> Result<Vec<Option<artifact::Component>>, Faults> {
     let checked = artifact::check(manifest, precompiled);
-    let components = checked.as_deref().unwrap_or_default();
-    let mut faults = supported::check(manifest, components);
+    let mut faults = supported::check(manifest);
     if let Err(found) = &checked {
         faults.extend(found.iter().cloned());
     }

@@ -12,7 +12,6 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri, Version, 
 use hyper::body::Incoming;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout_at;
-use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
 
 use crate::answer::{Answer, Source};
 use crate::function::{Component, Function, Loaded};
@@ -24,7 +23,7 @@ use crate::problem::{Kind, Problem};
 use crate::record::{Peer, Record};
 use crate::request_body::{BodyFault, Intake, RequestBody};
 use crate::tier::{Reason, Tier};
-use crate::wasm::Failure;
+use crate::wasm::{Failure, Invocation};
 
 const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -153,9 +152,8 @@ async fn run_component(
     let loaded = load(component, record).await?;
     record.enter(Phase::Instantiate);
     record.pass_on(request.headers_mut());
-    let scheme = if record.peer.secure { Scheme::Https } else { Scheme::Http };
-    let invocation = record.context.span_id;
-    let mut call = loaded.program.start(request, scheme, invocation, record.caller());
+    let invocation = Invocation { id: record.context.span_id, caller: record.caller() };
+    let mut call = loaded.program.start(request, record.peer.secure, invocation);
     // The bound that counts is the one around the whole; here it only lets the record say in which
     // phase the time was up.
     let head = timeout_at(deadline.into(), call.head()).await;
@@ -195,7 +193,7 @@ fn guest_problem(failure: Failure) -> Problem {
         Failure::OutOfMemory { .. } => Kind::OutOfMemory,
         Failure::NoResponse | Failure::InvalidResponse(_) => Kind::InvalidResponse,
         Failure::CpuTime { .. } => Kind::Timeout,
-        Failure::NoInstance => Kind::Saturated,
+        Failure::NoInstance(_) => Kind::Saturated,
     };
     Problem::new(kind, failure.to_string())
 }

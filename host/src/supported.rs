@@ -1,24 +1,11 @@
 //! What the manifest can say and this version cannot do yet. It is refused rather than ignored: a
 //! limit or a guard that is written down and not kept would be worse than none.
 
-use crate::artifact::Component;
-use crate::artifact::component::Generation;
-use crate::manifest::{Fault, Function, Instances, Listen, Manifest, Misfit, NativeSource, Policy};
+use crate::manifest::{Fault, Function, Listen, Manifest, Misfit, NativeSource, Policy};
 
-/// Every key of `manifest` that asks for what this version cannot do; `components` is what each
-/// function's component file was found to hold.
+/// Every key of `manifest` that asks for what this version cannot do.
 #[must_use]
-pub fn check(manifest: &Manifest, components: &[Option<Component>]) -> Vec<Fault> {
-    let third = |found: &&Option<Component>| {
-        matches!(found, Some(Component::Portable(Generation::P3 { .. })))
-    };
-    let newer = manifest.functions.iter().zip(components).filter(|(_, found)| third(found));
-    let newer = newer.map(|(function, _)| {
-        let problem = "components of wasi:http 0.3 are not in this version of Baton yet";
-        let expected = "a component that exports wasi:http/incoming-handler@0.2.x";
-        let key = format!("function.{}.component", function.name);
-        manifest.source.fault(key, Misfit::new(problem, expected))
-    });
+pub fn check(manifest: &Manifest) -> Vec<Fault> {
     let faults = manifest.functions.iter().flat_map(|function| {
         let key = move |key: &str| format!("function.{}.{key}", function.name);
         unsupported(function).map(move |(name, what, expected)| {
@@ -26,13 +13,13 @@ pub fn check(manifest: &Manifest, components: &[Option<Component>]) -> Vec<Fault
             manifest.source.fault(key(name), Misfit::new(problem, expected))
         })
     });
-    faults.chain(newer).collect()
+    faults.collect()
 }
 
 type Row = (&'static str, &'static str, &'static str);
 
 fn unsupported(function: &Function) -> impl Iterator<Item = Row> {
-    let rows: [(bool, Row); 7] = [
+    let rows: [(bool, Row); 6] = [
         (
             matches!(function.native, Some(NativeSource::Rootfs { .. } | NativeSource::Image(_))),
             ("native", "a root file system or an image", "a static executable"),
@@ -44,10 +31,6 @@ fn unsupported(function: &Function) -> impl Iterator<Item = Row> {
         (
             function.policy == Policy::Adaptive,
             ("policy", "\"adaptive\"", "\"wasm\", \"native\" or \"hybrid\""),
-        ),
-        (
-            function.instances != Instances::Fresh,
-            ("instances", "the reuse of instances", "\"fresh\""),
         ),
         (
             function.verify.sample > 0.0,
@@ -84,10 +67,10 @@ mod tests {
 name = "a"
 route = "/a"
 component = "a.wasm"
-instances = { reuse = { requests = 10, concurrent = 1, idle = "1s" } }
+verify = { sample = 0.5 }
 "#;
         let manifest = Manifest::parse(text, Path::new("baton.toml")).unwrap();
-        let faults = manifest.source.faults(check(&manifest, &[])).unwrap().to_string();
+        let faults = manifest.source.faults(check(&manifest)).unwrap().to_string();
         assert!(faults.contains("baton.toml:6"), "{faults}");
         assert!(faults.contains("not in this version of Baton yet"), "{faults}");
     }
@@ -96,6 +79,6 @@ instances = { reuse = { requests = 10, concurrent = 1, idle = "1s" } }
     fn an_ordinary_manifest_is_supported() {
         let text = "[[function]]\nname = \"a\"\nroute = \"/a\"\ncomponent = \"a.wasm\"\n";
         let manifest = Manifest::parse(text, Path::new("baton.toml")).unwrap();
-        assert!(check(&manifest, &[]).is_empty());
+        assert!(check(&manifest).is_empty());
     }
 }

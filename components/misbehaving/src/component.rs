@@ -14,7 +14,12 @@ use bindings::wasi::http::types::{
 };
 use bindings::wasi::io::streams::{OutputStream, StreamError};
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 const CHUNK: u64 = 64 * 1024;
+
+/// Requests that this instance has been asked to count.
+static COUNT: AtomicU64 = AtomicU64::new(0);
 
 struct Misbehaving;
 
@@ -23,6 +28,10 @@ impl Guest for Misbehaving {
         let target = request.path_with_query().unwrap_or_default();
         match target.as_str() {
             "/headers" => respond(out, &describe(&request)),
+            "/count" => {
+                let count = COUNT.fetch_add(1, Ordering::Relaxed) + 1;
+                respond(out, &format!("{count}\n"));
+            }
             "/hold" => {
                 read_to_the_end(request);
                 respond(out, "held\n");

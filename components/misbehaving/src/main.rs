@@ -6,6 +6,7 @@
 //! |---|---|---|
 //! | `/` | answers `fine` | the same |
 //! | `/headers` | answers the request line and headers that it sees | the same |
+//! | `/count` | answers how many requests this instance has counted | – |
 //! | `/hold` | answers `held` once the request's body has ended | the same |
 //! | `/sleep` | answers after an hour | the same |
 //! | `/loop` | computes for ever | the same |

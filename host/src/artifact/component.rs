@@ -5,6 +5,8 @@
 
 use wasmparser::{Encoding, Parser, Payload};
 
+use crate::wasm;
+
 /// The generation of wasi:http that a component answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Generation {
@@ -18,6 +20,17 @@ pub enum Generation {
         /// The version, `0.3.x`.
         version: String,
     },
+}
+
+impl Generation {
+    /// The engine's view of it, without the version.
+    #[must_use]
+    pub fn engine(&self) -> wasm::Generation {
+        match self {
+            Self::P2 { .. } => wasm::Generation::Second,
+            Self::P3 { .. } => wasm::Generation::Third,
+        }
+    }
 }
 
 /// Why a file cannot be served as a component.

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
+use wasmtime_wasi_http::WasiBody;
 
 use super::instance::{Call, Failure};
 
 /// A guest's response body. Polling it gives the guest its turns; dropping it ends the guest.
 pub struct GuestBody {
     call: Call,
-    body: HyperOutgoingBody,
+    body: WasiBody,
     /// A failure seen before the bytes written ahead of it were sent.
     failure: Option<Failure>,
     state: State,
@@ -28,7 +28,7 @@ enum State {
 }
 
 impl GuestBody {
-    pub(super) fn new(call: Call, body: HyperOutgoingBody) -> Self {
+    pub(super) fn new(call: Call, body: WasiBody) -> Self {
         Self { call, body, failure: None, state: State::Writing }
     }
 
@@ -79,7 +79,15 @@ impl Body for GuestBody {
             return this.written();
         }
         match Pin::new(&mut this.body).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(frame))),
+            Poll::Ready(Some(Ok(frame))) => {
+                if this.body.is_end_stream() {
+                    this.call.set_written();
+                }
+                // Often this was the last of it: the guest, which waited for that, can return before
+                // the connection, which may need no more, drops this body and the guest with it.
+                this.turn(cx);
+                Poll::Ready(Some(Ok(frame)))
+            }
             Poll::Ready(Some(Err(error))) => {
                 this.state = State::Ended;
                 let failure = this.failure.take();
@@ -87,7 +95,11 @@ impl Body for GuestBody {
                     failure.unwrap_or_else(|| Failure::InvalidResponse(error.to_string()))
                 )))
             }
-            Poll::Ready(None) => this.written(),
+            Poll::Ready(None) => {
+                this.call.set_written();
+                this.turn(cx);
+                this.written()
+            }
             // A guest that is gone writes no more: what it left open ends here, visibly.
             Poll::Pending if this.call.is_done() => {
                 this.state = State::Ended;

@@ -197,7 +197,7 @@ mod tests {
     use super::*;
 
     fn engine() -> Engine {
-        Engine::new(&crate::wasm::compiler()).unwrap()
+        Engine::new(&crate::wasm::Generation::Second.compiler()).unwrap()
     }
 
     const WASM: &[u8] = b"\0asm\x0d\0\x01\0"; // the empty component
@@ -281,9 +281,7 @@ mod tests {
 
     #[test]
     fn two_settings_do_not_share_an_entry() {
-        let mut other = crate::wasm::compiler();
-        other.epoch_interruption(false);
-        let other = Engine::new(&other).unwrap();
+        let other = Engine::new(&crate::wasm::Generation::Third.compiler()).unwrap();
         assert_ne!(Key::new(&engine(), "a"), Key::new(&other, "a"));
     }
 }

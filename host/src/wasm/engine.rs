@@ -1,27 +1,21 @@
-//! The tuned Wasmtime engine and the clock that interrupts its guests.
+//! The tuned Wasmtime engines, one for each generation of wasi:http.
 //!
 //! The shape was measured: a 0.2-only engine (no concurrency support), the pooling allocator with
 //! its memories and tables kept resident *together with* `PAGEMAP_SCAN`, and epoch interruption
-//! take instantiate + call + drop of a 165 KB component from 31 µs to 12.6 µs.
+//! take instantiate + call + drop of a 165 KB component from 31 µs to 12.6 µs. Components of 0.3
+//! need the concurrency support that makes those of 0.2 slower, so they have an engine of their own.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread::{self, JoinHandle, Thread};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use tokio::sync::OwnedSemaphorePermit;
 use wasmtime::component::{Component, Linker};
 use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
 
-use super::instance::Guest;
-
-/// How long a guest may run before it yields to its neighbours.
-///
-/// With 1 ms another connection waits about 2 ms beside a guest that spins; with 10 ms it waited
-/// 607 ms, because tokio polls its I/O only every few task polls.
-pub const EPOCH: Duration = Duration::from_millis(1);
-
-/// After this many ticks without a guest the clock sleeps until one arrives.
-const IDLE_TICKS: u32 = 1_000;
+use super::clock::{Clock, Running};
+use super::guest::Guest;
+use super::idle::Idle;
+use crate::gate::{Bounds, Gate, Refused};
 
 /// Resident bytes a pool slot keeps of its linear memory between two instances.
 const MEMORY_KEEP_RESIDENT: usize = 2 << 20;
@@ -35,23 +29,59 @@ const CORE_INSTANCES_PER_COMPONENT: u32 = 100;
 const MEMORIES_PER_COMPONENT: u32 = 2;
 const TABLES_PER_COMPONENT: u32 = 4;
 
-/// Elements that a table may grow to.
+/// Stacks for each instance: one of 0.3 may have several calls that wait.
+const STACKS_PER_INSTANCE: u32 = 4;
+
+/// Elements that the tables of an instance may have, summed.
 pub(super) const TABLE_ELEMENTS: usize = 100_000;
 
-/// What the pool of instances must hold.
+/// Bytes of stack that a guest may use; past it, it traps.
+const STACK: usize = 512 << 10;
+
+/// Which generation of wasi:http, and so of the component model, a component was made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Generation {
+    /// wasi:http 0.2: a call owns its instance until it returns.
+    Second,
+    /// wasi:http 0.3: an instance runs many calls at once.
+    Third,
+}
+
+impl Generation {
+    /// The part of the configuration that compiled code depends on.
+    pub(crate) fn compiler(self) -> Config {
+        let concurrent = self == Self::Third;
+        let mut config = Config::new();
+        config
+            .wasm_component_model(true)
+            .concurrency_support(concurrent)
+            .wasm_component_model_async(concurrent)
+            .epoch_interruption(true)
+            .cranelift_nan_canonicalization(true)
+            .max_wasm_stack(STACK)
+            .memory_init_cow(true);
+        config
+    }
+}
+
+/// What the pool of instances must hold, and who may wait for it.
 #[derive(Clone, Copy, Debug)]
 pub struct Slots {
     /// Instances alive at once.
     pub instances: u32,
     /// Bytes of linear memory that the largest function may use.
     pub memory: usize,
+    /// Requests that wait when all instances are taken.
+    pub queue: usize,
+    /// How long each of them waits.
+    pub queue_timeout: Duration,
 }
 
 /// Why an engine could not be made.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "cannot reserve {instances} WebAssembly instances of {memory} bytes each; lower the functions' \
-     `limits.concurrency` or `limits.memory`"
+     `limits.concurrency` or `limits.memory`, or raise the bound of this process's address space"
 )]
 pub struct EngineError {
     instances: u32,
@@ -60,12 +90,14 @@ pub struct EngineError {
     source: wasmtime::Error,
 }
 
-/// An engine, the linker of everything a component may import, and the epoch clock.
+/// An engine, the linker of everything a component may import, the clock, and the pool's slots.
 pub struct Engine {
     engine: wasmtime::Engine,
     linker: Linker<Guest>,
     clock: Clock,
-    slots: Slots,
+    slots: Gate,
+    /// Instances that wait for a next request; they give way when all slots are taken.
+    idle: Mutex<Vec<Weak<Idle>>>,
 }
 
 impl Engine {
@@ -73,16 +105,18 @@ impl Engine {
     ///
     /// # Errors
     /// When the address space or the memory map cannot hold the pool.
-    pub fn new(slots: Slots) -> Result<Self, EngineError> {
+    pub fn new(generation: Generation, slots: Slots) -> Result<Self, EngineError> {
         let fail =
             |source| EngineError { instances: slots.instances, memory: slots.memory, source };
-        let engine = wasmtime::Engine::new(&config(slots)).map_err(fail)?;
-        let mut linker = Linker::new(&engine);
-        wasmtime_wasi::p2::add_to_linker_async(&mut linker)
-            .and_then(|()| wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker))
-            .map_err(fail)?;
+        let engine = wasmtime::Engine::new(&config(generation, slots)).map_err(fail)?;
+        let linker = linker(&engine, generation).map_err(fail)?;
         let clock = Clock::start(engine.clone());
-        Ok(Self { engine, linker, clock, slots })
+        let gate = Gate::new(Bounds {
+            concurrency: slots.instances as usize,
+            queue: slots.queue,
+            queue_timeout: slots.queue_timeout,
+        });
+        Ok(Self { engine, linker, clock, slots: gate, idle: Mutex::default() })
     }
 
     /// The Wasmtime engine itself.
@@ -95,44 +129,84 @@ impl Engine {
         &self.linker
     }
 
-    /// What the pool holds.
-    pub fn slots(&self) -> Slots {
-        self.slots
-    }
-
     /// Tells the clock that a guest runs until the answer is dropped.
     pub(super) fn running(&self) -> Running {
         self.clock.guest()
     }
 
-    /// Whether the pool can hold an instance of `component`, else which bound it passes.
-    pub(super) fn admits(&self, component: &Component) -> Result<(), String> {
+    /// A slot of the pool, once there is one; an idle instance gives way for it.
+    pub(super) async fn slot(&self) -> Result<OwnedSemaphorePermit, Refused> {
+        if let Some(slot) = self.slots.try_enter() {
+            return Ok(slot);
+        }
+        self.evict();
+        self.slots.enter().await
+    }
+
+    /// Has the instances that `idle` holds give way when all slots are taken.
+    pub(super) fn evictable(&self, idle: &Arc<Idle>) {
+        let mut all = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|idle| idle.strong_count() > 0);
+        all.push(Arc::downgrade(idle));
+    }
+
+    fn evict(&self) {
+        let all = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let evicted = all.iter().filter_map(Weak::upgrade).find_map(|idle| idle.evict());
+        drop(all);
+        drop(evicted);
+    }
+
+    /// Whether the pool can hold an instance of `component` in `memory` bytes, else which bound it
+    /// passes.
+    pub(super) fn admits(&self, component: &Component, memory: usize) -> Result<(), String> {
         let Some(needs) = component.resources_required() else {
             return Err("it instantiates modules that it imports".into());
         };
-        if needs.num_memories > MEMORIES_PER_COMPONENT {
+        let bounds = [
+            ("memories", needs.num_memories, MEMORIES_PER_COMPONENT),
+            ("tables", needs.num_tables, TABLES_PER_COMPONENT),
+        ];
+        for (what, found, most) in bounds {
+            if found > most {
+                return Err(format!("it has {found} {what}, at most {most} are allowed"));
+            }
+        }
+        let bytes = needs.max_initial_memory_size.unwrap_or(0);
+        if bytes > memory as u64 {
             return Err(format!(
-                "it has {} memories, at most {MEMORIES_PER_COMPONENT} are allowed",
-                needs.num_memories
+                "it begins with {bytes} bytes of memory, and `limits.memory` is {memory} bytes"
             ));
         }
-        if needs.num_tables > TABLES_PER_COMPONENT {
+        let elements = needs.max_initial_table_size.unwrap_or(0);
+        if elements > TABLE_ELEMENTS as u64 {
             return Err(format!(
-                "it has {} tables, at most {TABLES_PER_COMPONENT} are allowed",
-                needs.num_tables
+                "it begins with a table of {elements} elements, at most {TABLE_ELEMENTS} are allowed"
             ));
         }
         Ok(())
     }
 }
 
-fn config(slots: Slots) -> Config {
+fn linker(engine: &wasmtime::Engine, generation: Generation) -> wasmtime::Result<Linker<Guest>> {
+    let mut linker = Linker::new(engine);
+    // A component of 0.3 may still use what its language's standard library links of 0.2.
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+    if generation == Generation::Third {
+        wasmtime_wasi::p3::add_to_linker(&mut linker)?;
+        wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
+    }
+    Ok(linker)
+}
+
+fn config(generation: Generation, slots: Slots) -> Config {
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(slots.instances)
         .total_core_instances(slots.instances.saturating_mul(CORE_INSTANCES_PER_COMPONENT))
         .total_memories(slots.instances.saturating_mul(MEMORIES_PER_COMPONENT))
         .total_tables(slots.instances.saturating_mul(TABLES_PER_COMPONENT))
-        .total_stacks(slots.instances)
+        .total_stacks(slots.instances.saturating_mul(STACKS_PER_INSTANCE))
         .max_core_instances_per_component(CORE_INSTANCES_PER_COMPONENT)
         .max_memories_per_component(MEMORIES_PER_COMPONENT)
         .max_tables_per_component(TABLES_PER_COMPONENT)
@@ -141,105 +215,7 @@ fn config(slots: Slots) -> Config {
         .linear_memory_keep_resident(MEMORY_KEEP_RESIDENT)
         .table_keep_resident(TABLE_KEEP_RESIDENT)
         .pagemap_scan(Enabled::Auto);
-    let mut config = compiler();
+    let mut config = generation.compiler();
     config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     config
-}
-
-/// The part of the configuration that compiled code depends on.
-pub(crate) fn compiler() -> Config {
-    let mut config = Config::new();
-    config
-        .wasm_component_model(true)
-        .concurrency_support(false)
-        .epoch_interruption(true)
-        .cranelift_nan_canonicalization(true)
-        .memory_init_cow(true);
-    config
-}
-
-/// The thread that raises the engine's epoch every [`EPOCH`] while guests run.
-struct Clock {
-    shared: Arc<ClockState>,
-    thread: Option<JoinHandle<()>>,
-}
-
-#[derive(Default)]
-struct ClockState {
-    guests: AtomicUsize,
-    asleep: AtomicBool,
-    stop: AtomicBool,
-}
-
-impl Clock {
-    #[expect(clippy::expect_used, reason = "without a thread for the clock no guest is bounded")]
-    fn start(engine: wasmtime::Engine) -> Self {
-        let shared = Arc::new(ClockState::default());
-        let state = Arc::clone(&shared);
-        let thread = thread::Builder::new()
-            .name("baton-epoch".into())
-            .spawn(move || state.run(&engine))
-            .expect("a thread for the epoch clock");
-        Self { shared, thread: Some(thread) }
-    }
-
-    fn guest(&self) -> Running {
-        self.shared.guests.fetch_add(1, Ordering::SeqCst);
-        if self.shared.asleep.load(Ordering::SeqCst)
-            && let Some(thread) = self.thread.as_ref().map(JoinHandle::thread)
-        {
-            wake(&self.shared, thread);
-        }
-        Running { shared: Arc::clone(&self.shared) }
-    }
-}
-
-fn wake(state: &ClockState, thread: &Thread) {
-    state.asleep.store(false, Ordering::SeqCst);
-    thread.unpark();
-}
-
-impl ClockState {
-    fn run(&self, engine: &wasmtime::Engine) {
-        let mut idle = 0;
-        while !self.stop.load(Ordering::SeqCst) {
-            thread::sleep(EPOCH);
-            engine.increment_epoch();
-            idle = if self.guests.load(Ordering::SeqCst) == 0 { idle + 1 } else { 0 };
-            if idle >= IDLE_TICKS {
-                self.asleep.store(true, Ordering::SeqCst);
-                // A guest that came before `asleep` was set did not wake us: look once more.
-                while self.asleep.load(Ordering::SeqCst)
-                    && self.guests.load(Ordering::SeqCst) == 0
-                    && !self.stop.load(Ordering::SeqCst)
-                {
-                    thread::park();
-                }
-                self.asleep.store(false, Ordering::SeqCst);
-                idle = 0;
-            }
-        }
-    }
-}
-
-impl Drop for Clock {
-    fn drop(&mut self) {
-        self.shared.stop.store(true, Ordering::SeqCst);
-        if let Some(thread) = self.thread.take() {
-            thread.thread().unpark();
-            // The thread holds nothing that could panic; its end is all that is waited for.
-            let _ = thread.join();
-        }
-    }
-}
-
-/// A guest that runs: the clock ticks at least as long as one of these lives.
-pub(super) struct Running {
-    shared: Arc<ClockState>,
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.shared.guests.fetch_sub(1, Ordering::SeqCst);
-    }
 }

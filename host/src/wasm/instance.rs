@@ -12,19 +12,15 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use http::Response;
-use wasmtime::component::ResourceTable;
-use wasmtime::{ResourceLimiter, Trap};
-use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
-use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
-use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
-use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
+use wasmtime::Trap;
+use wasmtime_wasi_http::WasiBody;
 
 use super::body::GuestBody;
-use super::engine::TABLE_ELEMENTS;
-use super::outgoing::Outgoing;
+use super::shared::Ride;
+use crate::gate::Refused;
 
 /// Why a guest gave no answer, or stopped in the middle of one.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Failure {
     /// The guest trapped.
     #[error("the component trapped: {0}")]
@@ -48,66 +44,11 @@ pub enum Failure {
         limit: Duration,
     },
     /// No instance was free in the engine's pool.
-    #[error("no WebAssembly instance is free")]
-    NoInstance,
+    #[error("no WebAssembly instance is free: {0}")]
+    NoInstance(String),
     /// The component could not be instantiated.
     #[error("the component cannot be instantiated: {0}")]
     Instantiate(String),
-}
-
-/// The state of a guest's store.
-pub(super) struct Guest {
-    pub wasi: WasiCtx,
-    pub http: WasiHttpCtx,
-    pub table: ResourceTable,
-    pub outgoing: Outgoing,
-    pub memory: MemoryLimit,
-}
-
-impl WasiView for Guest {
-    fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
-    }
-}
-
-impl WasiHttpView for Guest {
-    fn http(&mut self) -> WasiHttpCtxView<'_> {
-        WasiHttpCtxView { ctx: &mut self.http, table: &mut self.table, hooks: &mut self.outgoing }
-    }
-}
-
-/// Bounds the linear memory of an instance, summed over its memories, and its tables.
-pub(super) struct MemoryLimit {
-    pub limit: usize,
-    pub used: usize,
-    pub progress: Arc<Progress>,
-}
-
-impl ResourceLimiter for MemoryLimit {
-    fn memory_growing(
-        &mut self,
-        current: usize,
-        desired: usize,
-        _maximum: Option<usize>,
-    ) -> wasmtime::Result<bool> {
-        let used = self.used.saturating_add(desired.saturating_sub(current));
-        let allowed = used <= self.limit;
-        if allowed {
-            self.used = used;
-        } else {
-            self.progress.memory_refused.store(true, Ordering::Relaxed);
-        }
-        Ok(allowed)
-    }
-
-    fn table_growing(
-        &mut self,
-        _current: usize,
-        desired: usize,
-        _maximum: Option<usize>,
-    ) -> wasmtime::Result<bool> {
-        Ok(desired <= TABLE_ELEMENTS)
-    }
 }
 
 /// What a guest tells the request that waits for it.
@@ -115,17 +56,60 @@ impl ResourceLimiter for MemoryLimit {
 pub(super) struct Progress {
     pub instantiated: OnceLock<Instant>,
     pub memory_refused: AtomicBool,
-    answer: Mutex<Option<Result<Response<HyperOutgoingBody>, ErrorCode>>>,
+    /// The instance that serves other requests beside this one.
+    pub ride: OnceLock<Arc<Ride>>,
+    /// Bytes of memory that the instance may have.
+    memory: usize,
+    written: AtomicBool,
+    answer: Mutex<Option<Result<Response<WasiBody>, String>>>,
 }
 
 impl Progress {
-    pub(super) fn answer(&self, answer: Result<Response<HyperOutgoingBody>, ErrorCode>) {
+    pub(super) fn new(memory: usize) -> Self {
+        Self { memory, ..Self::default() }
+    }
+
+    /// The guest's response, or its own word for what it answers instead.
+    pub(super) fn answer(&self, answer: Result<Response<WasiBody>, String>) {
         *self.answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
     }
 
-    fn take_answer(&self) -> Option<Result<Response<HyperOutgoingBody>, ErrorCode>> {
+    fn take_answer(&self) -> Option<Result<Response<WasiBody>, String>> {
         self.answer.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
+
+    /// Every byte of the response was taken.
+    pub(super) fn set_written(&self) {
+        self.written.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_written(&self) -> bool {
+        self.written.load(Ordering::Acquire)
+    }
+}
+
+/// Why an instance failed, from what it failed with.
+pub(super) fn failure(error: &wasmtime::Error, progress: &Progress) -> Failure {
+    if let Some(failure) = error.downcast_ref::<Failure>() {
+        return failure.clone();
+    }
+    if progress.memory_refused.load(Ordering::Relaxed) {
+        return Failure::OutOfMemory { limit: progress.memory };
+    }
+    if let Some(refused) = error.downcast_ref::<Refused>() {
+        return Failure::NoInstance(refused.to_string());
+    }
+    if error.is::<wasmtime::PoolConcurrencyLimitError>() {
+        return Failure::NoInstance(error.to_string());
+    }
+    if progress.instantiated.get().is_none() && !error.is::<Trap>() {
+        return Failure::Instantiate(format!("{error:#}"));
+    }
+    let detail = error.downcast_ref::<Trap>().map_or_else(
+        || error.root_cause().to_string(),
+        |trap| trap.to_string().trim_start_matches("wasm trap: ").to_owned(),
+    );
+    Failure::Trapped(detail)
 }
 
 pub(super) type GuestFuture = Pin<Box<dyn Future<Output = wasmtime::Result<()>> + Send>>;
@@ -141,7 +125,6 @@ pub struct Call {
     guest: Option<GuestFuture>,
     progress: Arc<Progress>,
     cpu: Cpu,
-    memory: usize,
 }
 
 /// The time that a guest has computed, and how much it may.
@@ -155,33 +138,25 @@ pub(super) struct Cpu {
 }
 
 impl Call {
-    pub(super) fn new(
-        guest: GuestFuture,
-        progress: Arc<Progress>,
-        cpu: Duration,
-        memory: usize,
-    ) -> Self {
-        Self { guest: Some(guest), progress, cpu: Cpu { used: Duration::ZERO, limit: cpu }, memory }
+    pub(super) fn new(guest: GuestFuture, progress: Arc<Progress>, cpu: Duration) -> Self {
+        Self { guest: Some(guest), progress, cpu: Cpu { used: Duration::ZERO, limit: cpu } }
     }
 
     /// Runs the guest until it has set its response's head.
     ///
     /// # Errors
     /// When the guest ends without one or passes a limit.
-    pub async fn head(&mut self) -> Result<Response<HyperOutgoingBody>, Failure> {
+    pub async fn head(&mut self) -> Result<Response<WasiBody>, Failure> {
         poll_fn(|cx| self.poll_head(cx)).await
     }
 
-    fn poll_head(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<Response<HyperOutgoingBody>, Failure>> {
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<WasiBody>, Failure>> {
         let ended = self.poll_guest(cx);
         match (self.progress.take_answer(), ended) {
             // Even after it has set a head: none of it has been sent, and it will not be whole.
             (_, Poll::Ready(Err(failure))) => Poll::Ready(Err(failure)),
             (Some(Ok(response)), _) => Poll::Ready(Ok(response)),
-            (Some(Err(code)), _) => Poll::Ready(Err(Failure::InvalidResponse(format!("{code:?}")))),
+            (Some(Err(code)), _) => Poll::Ready(Err(Failure::InvalidResponse(code))),
             (None, Poll::Ready(Ok(()))) => Poll::Ready(Err(Failure::NoResponse)),
             (None, Poll::Pending) => Poll::Pending,
         }
@@ -201,31 +176,14 @@ impl Call {
             Poll::Pending => Poll::Pending,
             Poll::Ready(result) => {
                 self.guest = None;
-                Poll::Ready(result.map_err(|error| self.failure(&error)))
+                Poll::Ready(result.map_err(|error| failure(&error, &self.progress)))
             }
         }
     }
 
-    fn failure(&self, error: &wasmtime::Error) -> Failure {
-        if self.progress.memory_refused.load(Ordering::Relaxed) {
-            return Failure::OutOfMemory { limit: self.memory };
-        }
-        if error.is::<wasmtime::PoolConcurrencyLimitError>() {
-            return Failure::NoInstance;
-        }
-        if self.progress.instantiated.get().is_none() && !error.is::<Trap>() {
-            return Failure::Instantiate(format!("{error:#}"));
-        }
-        let detail = error.downcast_ref::<Trap>().map_or_else(
-            || error.root_cause().to_string(),
-            |trap| trap.to_string().trim_start_matches("wasm trap: ").to_owned(),
-        );
-        Failure::Trapped(detail)
-    }
-
     /// The body of the response that `head` returned; it owns the guest.
     #[must_use]
-    pub fn into_body(self, body: HyperOutgoingBody) -> GuestBody {
+    pub fn into_body(self, body: WasiBody) -> GuestBody {
         GuestBody::new(self, body)
     }
 
@@ -239,6 +197,11 @@ impl Call {
     #[must_use]
     pub fn cpu_used(&self) -> Duration {
         self.cpu.used
+    }
+
+    /// Tells the guest's side that every byte of the response was taken.
+    pub(super) fn set_written(&self) {
+        self.progress.set_written();
     }
 
     /// Whether the guest has returned.

@@ -23,7 +23,8 @@ type Exchange = (Response<WasiBody>, Box<dyn Future<Output = Result<(), Error>> 
 /// The hooks of one instance.
 pub(super) struct Outgoing {
     pub egress: Arc<Egress>,
-    pub caller: Caller,
+    /// For whom the instance works, once it does.
+    pub caller: Option<Caller>,
 }
 
 impl WasiHttpHooks for Outgoing {
@@ -43,7 +44,7 @@ impl WasiHttpHooks for Outgoing {
                 first_byte: options.first_byte_timeout.unwrap_or(most.first_byte),
             };
             let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
-            let answer = egress.send(request, timeouts, Some(&caller)).await;
+            let answer = egress.send(request, timeouts, caller.as_ref()).await;
             let answer = answer.map_err(|error| {
                 let error_chain = &error as &dyn std::error::Error;
                 tracing::debug!(error = error_chain, "a guest's request has no answer");

@@ -2,7 +2,7 @@
 
 use std::io::Result;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use baton_otel::{SpanId, TraceId};
@@ -50,13 +50,35 @@ pub struct Line<'a> {
 /// Takes a function's output lines; called on the request's thread, so it must not block.
 pub type LineSink = Arc<dyn Fn(Line<'_>) + Send + Sync>;
 
+/// Where the lines of an instance go, and whose they are.
+pub(super) struct Log {
+    sink: LineSink,
+    /// Changes when an instance takes its next request.
+    invocation: Mutex<(TraceId, SpanId)>,
+}
+
+impl Log {
+    pub(super) fn new(sink: LineSink) -> Self {
+        Self { sink, invocation: Mutex::new((TraceId::INVALID, SpanId::INVALID)) }
+    }
+
+    /// What is printed from here on belongs to this invocation in this trace.
+    pub(super) fn belongs_to(&self, trace_id: TraceId, invocation: SpanId) {
+        *self.invocation.lock().unwrap_or_else(PoisonError::into_inner) = (trace_id, invocation);
+    }
+
+    fn emit(&self, stream: Stream, text: &[u8]) {
+        let (trace_id, invocation) =
+            *self.invocation.lock().unwrap_or_else(PoisonError::into_inner);
+        (self.sink)(Line { stream, trace_id, invocation, text });
+    }
+}
+
 /// One of a guest's two output streams.
 #[derive(Clone)]
 pub(super) struct Output {
     pub stream: Stream,
-    pub trace_id: TraceId,
-    pub invocation: SpanId,
-    pub sink: LineSink,
+    pub log: Arc<Log>,
 }
 
 impl IsTerminal for Output {
@@ -96,8 +118,8 @@ impl Lines {
     }
 
     fn emit(&mut self) {
-        let Output { stream, trace_id, invocation, ref sink } = self.output;
-        sink(Line { stream, trace_id, invocation, text: &self.line });
+        let Output { stream, log } = &self.output;
+        log.emit(*stream, &self.line);
         self.line.clear();
     }
 }

@@ -1,30 +1,25 @@
 //! A component ready to be instantiated.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use baton_otel::SpanId;
 use bytes::Bytes;
 use http::Request;
 use http_body::Body;
-use wasmtime::Store;
-use wasmtime::component::{Component, ResourceTable};
-use wasmtime_wasi::WasiCtxBuilder;
-use wasmtime_wasi_http::p2::bindings::ProxyPre;
+use wasmtime::component::Component;
+use wasmtime_wasi_http::Error;
 use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
-use wasmtime_wasi_http::{Error, WasiHttpCtx, WasiHttpView};
 
-use super::engine::Engine;
-use super::instance::{Call, Guest, MemoryLimit, Progress};
-use super::outgoing::Outgoing;
-use super::output::{LineSink, Output, Stream};
-use crate::egress::{Caller, Egress};
-
-/// Host resources (streams, bodies, header maps, pollables) that a guest may hold at once.
-const HANDLES: usize = 10_000;
-
-/// Bytes that one host call may copy out of a guest (strings, lists of headers).
-const HOSTCALL_BYTES: usize = 128 << 20;
+use super::engine::{Engine, Generation};
+use super::guest::Invocation;
+use super::idle::Idle;
+use super::instance::{Call, Progress};
+use super::output::LineSink;
+use super::second::Second;
+use super::shared::{Reuse, Shared};
+use super::third::{Third, absolute};
+use crate::egress::Egress;
+use crate::manifest::Instances;
 
 /// Where a component's machine code came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +51,10 @@ pub struct Settings {
     pub memory: usize,
     /// Time that one request may compute.
     pub cpu_time: Duration,
+    /// Time of one request.
+    pub timeout: Duration,
+    /// Whether an instance serves one request or many.
+    pub instances: Instances,
     /// Bytes of one header map made by the guest.
     pub headers: usize,
     /// Environment variables.
@@ -81,94 +80,85 @@ pub enum LoadError {
     /// It needs more than the engine's pool gives.
     #[error("the component does not fit the pool of instances: {0}")]
     TooLarge(String),
+    /// There is no engine for it.
+    #[error("there is no engine for components of wasi:http 0.3: {0}")]
+    Engine(String),
 }
 
 /// A component, compiled and linked, with the settings of its function.
 pub struct Program {
-    engine: Arc<Engine>,
-    pre: ProxyPre<Guest>,
     settings: Settings,
+    way: Way,
+}
+
+/// How its instances serve.
+enum Way {
+    Second(Arc<Second>),
+    Third(Arc<Third>),
+    Shared(Shared),
 }
 
 impl Program {
-    /// Links `component`.
+    /// Links `component`, which was compiled by `engine`, whose generation is `generation`.
     ///
     /// # Errors
     /// When an import is unknown, the handler is missing, or the pool cannot hold an instance.
     pub fn new(
         engine: Arc<Engine>,
+        generation: Generation,
         component: &Component,
         settings: Settings,
     ) -> Result<Self, LoadError> {
-        engine.admits(component).map_err(LoadError::TooLarge)?;
-        let pre = engine
-            .linker()
-            .instantiate_pre(component)
-            .and_then(ProxyPre::new)
-            .map_err(|error| LoadError::Link(format!("{error:#}")))?;
-        Ok(Self { engine, pre, settings })
+        engine.admits(component, settings.memory).map_err(LoadError::TooLarge)?;
+        let own = settings.clone();
+        let way = match (generation, settings.instances.clone()) {
+            (Generation::Second, _) => {
+                Second::new(engine, component, own).map(|second| Way::Second(Arc::new(second)))
+            }
+            (Generation::Third, Instances::Fresh) => {
+                Third::new(engine, component, own).map(|third| Way::Third(Arc::new(third)))
+            }
+            (Generation::Third, Instances::Reuse { requests, concurrent, idle }) => {
+                let reuse = Reuse { requests, concurrent, idle };
+                Shared::new(engine, component, own, reuse).map(Way::Shared)
+            }
+        };
+        let way = way.map_err(|error| LoadError::Link(format!("{error:#}")))?;
+        Ok(Self { settings, way })
     }
 
-    /// Begins to answer `request` in a fresh instance; nothing runs until the call is polled.
-    ///
-    /// `invocation` and the caller's trace mark the lines that the guest prints; its outgoing
-    /// requests are made for `caller`.
-    pub fn start<B>(
-        &self,
-        request: Request<B>,
-        scheme: Scheme,
-        invocation: SpanId,
-        caller: Caller,
-    ) -> Call
+    /// Begins to answer `request`, which came over TLS if `secure`; nothing runs until the call is
+    /// polled.
+    pub fn start<B>(&self, mut request: Request<B>, secure: bool, invocation: Invocation) -> Call
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Error>,
     {
-        let progress = Arc::new(Progress::default());
-        let mut store = self.store(&progress, invocation, caller);
-        let pre = self.pre.clone();
-        let running = self.engine.running();
-        let shared = Arc::clone(&progress);
-        let guest = Box::pin(async move {
-            let _running = running;
-            let proxy = pre.instantiate_async(&mut store).await?;
-            let _ = shared.instantiated.set(Instant::now());
-            let request = store.data_mut().http().new_incoming_request(scheme, request)?;
-            let outparam = store
-                .data_mut()
-                .http()
-                .new_response_outparam_from_callback(move |answer| shared.answer(answer))?;
-            proxy.wasi_http_incoming_handler().call_handle(&mut store, request, outparam).await
-        });
-        Call::new(guest, progress, self.settings.cpu_time, self.settings.memory)
+        let Settings { memory, cpu_time, .. } = self.settings;
+        let progress = Arc::new(Progress::new(memory));
+        let guest = match &self.way {
+            Way::Second(second) => {
+                let scheme = if secure { Scheme::Https } else { Scheme::Http };
+                second.start(request, scheme, invocation, &progress)
+            }
+            Way::Third(third) => {
+                absolute(&mut request, secure);
+                third.start(request, invocation, &progress)
+            }
+            Way::Shared(shared) => {
+                absolute(&mut request, secure);
+                shared.start(request, invocation, &progress)
+            }
+        };
+        Call::new(guest, progress, cpu_time)
     }
 
-    fn store(&self, progress: &Arc<Progress>, invocation: SpanId, caller: Caller) -> Store<Guest> {
-        let settings = &self.settings;
-        let trace_id = caller.parent.trace_id;
-        let output =
-            |stream| Output { stream, trace_id, invocation, sink: Arc::clone(&settings.sink) };
-        let mut wasi = WasiCtxBuilder::new();
-        wasi.stdout(output(Stream::Stdout)).stderr(output(Stream::Stderr));
-        for (name, value) in settings.env.iter() {
-            wasi.env(name, value);
+    /// Ends idle instances in time; to be run for as long as the program lives, where it keeps any.
+    pub fn reaper(&self) -> Option<impl Future<Output = ()> + Send + 'static> {
+        match &self.way {
+            Way::Second(second) => second.idle().map(|idle| Idle::reap(Arc::downgrade(idle))),
+            // Instances of 0.3 end themselves.
+            Way::Third(_) | Way::Shared(_) => None,
         }
-        let mut http = WasiHttpCtx::new();
-        http.set_field_size_limit(settings.headers);
-        let mut table = ResourceTable::new();
-        table.set_max_capacity(HANDLES);
-        let guest = Guest {
-            wasi: wasi.build(),
-            http,
-            table,
-            outgoing: Outgoing { egress: Arc::clone(&settings.egress), caller },
-            memory: MemoryLimit { limit: settings.memory, used: 0, progress: Arc::clone(progress) },
-        };
-        let mut store = Store::new(self.engine.wasmtime(), guest);
-        store.limiter(|guest| &mut guest.memory);
-        store.set_hostcall_fuel(HOSTCALL_BYTES);
-        store.set_epoch_deadline(1);
-        store.epoch_deadline_async_yield_and_update(1);
-        store
     }
 }

@@ -33,7 +33,7 @@ fn assert_breaks_off(path: &str) {
 }
 
 /// Whether a client would take this for a message that is complete.
-fn is_whole(answer: &str) -> bool {
+pub(crate) fn is_whole(answer: &str) -> bool {
     let answer = answer.to_ascii_lowercase();
     let Some((head, body)) = answer.split_once("\r\n\r\n") else { return false };
     match head.split_once("content-length: ") {
