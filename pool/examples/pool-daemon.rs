@@ -1,5 +1,5 @@
 //! The pool daemon as a program of its own, for this crate's tests: `pool-daemon STATE CGROUP WORKERS UID..UID`,
-//! with the host's socket as standard input.
+//! with the host's socket as standard input and the supervisor's as standard output.
 
 use std::error::Error;
 use std::fs::File;
@@ -34,11 +34,13 @@ fn start() -> Result<(), Box<dyn Error>> {
     let host = std::io::stdin().as_fd().try_clone_to_owned()?;
     // Whoever is forked later must not hold this socket, or the daemon's death would not be seen.
     nix::unistd::dup2_stdin(File::open("/dev/null")?)?;
+    let supervisor = std::io::stdout().as_fd().try_clone_to_owned()?;
+    nix::unistd::dup2_stdout(File::open("/dev/null")?)?;
     let config = Config {
         state: state.into(),
         cgroup_parent,
         workers: workers.parse()?,
         uids: first_uid.parse()?..end_uid.parse()?,
     };
-    Ok(run(config, host)?)
+    Ok(run(config, host, supervisor)?)
 }

@@ -22,6 +22,11 @@ const CPU_QUOTA_MIN_US: u128 = 1_000;
 /// What tells the function about its listener. It is process 1 of its pid namespace.
 const LISTEN: [&[u8]; 3] = [b"LISTEN_PID=1", b"LISTEN_FDS=1", b"LISTEN_FDNAMES=http"];
 
+/// A listening socket comes with the stub's message.
+const WITH_LISTENER: usize = 1;
+/// An executable comes with it.
+const WITH_EXECUTABLE: usize = 2;
+
 /// What a function may use.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limits {
@@ -35,20 +40,34 @@ pub struct Limits {
     pub descriptors: u64,
 }
 
+/// What a function executes.
+#[derive(Debug)]
+pub enum Program {
+    /// A static executable, read-only: a sealed memfd or a file.
+    Executable(OwnedFd),
+    /// A path in the root that the sandbox was given.
+    Path {
+        /// The program or script, an absolute path.
+        path: CString,
+        /// Where it starts; empty for `/`.
+        directory: CString,
+    },
+}
+
 /// What to start.
 #[derive(Clone, Copy, Debug)]
 pub struct Start<'a> {
-    /// The executable, read-only: a sealed memfd or a file.
-    pub executable: BorrowedFd<'a>,
-    /// A listening socket, the function's descriptor 3.
-    pub listener: BorrowedFd<'a>,
+    /// The program.
+    pub program: &'a Program,
+    /// A listening socket, the function's descriptor 3; `None` when it makes its own.
+    pub listener: Option<BorrowedFd<'a>>,
     /// Where its standard output goes.
     pub stdout: BorrowedFd<'a>,
     /// Where its standard error goes.
     pub stderr: BorrowedFd<'a>,
     /// Arguments, the program's name first.
     pub argv: &'a [CString],
-    /// Environment as `NAME=value`; `LISTEN_PID`, `LISTEN_FDS` and `LISTEN_FDNAMES` are added here.
+    /// Environment as `NAME=value`; with a listener, `LISTEN_PID`, `LISTEN_FDS` and `LISTEN_FDNAMES` are added here.
     pub env: &'a [CString],
     /// What it may use.
     pub limits: Limits,
@@ -133,7 +152,13 @@ impl Parked {
     /// When a limit cannot be written or the stub is gone. The sandbox is then of no use and has to be removed.
     pub fn activate(self, start: &Start<'_>) -> io::Result<Activating> {
         self.write_limits(&start.limits)?;
-        let descriptors = [start.listener, start.executable, start.stdout, start.stderr];
+        let executable = match start.program {
+            Program::Executable(executable) => Some(executable.as_fd()),
+            Program::Path { .. } => None,
+        };
+        let outputs = [start.stdout, start.stderr];
+        let descriptors: Vec<_> =
+            start.listener.into_iter().chain(outputs).chain(executable).collect();
         protocol::send_bytes(&self.control, &encode(start)?, &descriptors)?;
         let freezer = self.files.into_iter().find_map(|(file, descriptor)| {
             matches!(file, CgroupFile::FreezerState | CgroupFile::Freeze)
@@ -198,11 +223,20 @@ fn cpu_quota(cores: f64) -> io::Result<u64> {
 }
 
 /// The stub's message, in the machine's byte order: the numbers of arguments, environment entries and resource
-/// limits as `u32` and a zero; each limit as three `u64`, resource, soft and hard; then the strings with their NUL.
+/// limits as `u32` and which descriptors come with it; each limit as three `u64`, resource, soft and hard; then the
+/// strings with their NUL, first the working directory and the path.
 fn encode(start: &Start<'_>) -> io::Result<Vec<u8>> {
     let rlimits = [(libc::RLIMIT_NOFILE, start.limits.descriptors), (libc::RLIMIT_CORE, 0)];
     let mut message = Vec::with_capacity(1024);
-    for count in [start.argv.len(), start.env.len() + LISTEN.len(), rlimits.len(), 0] {
+    let listen = if start.listener.is_some() { &LISTEN[..] } else { &[] };
+    let (directory, path) = match start.program {
+        Program::Executable(_) => (c"", c""),
+        Program::Path { path, directory } => (directory.as_c_str(), path.as_c_str()),
+    };
+    let descriptors = usize::from(start.listener.is_some()) * WITH_LISTENER
+        + usize::from(matches!(start.program, Program::Executable(_))) * WITH_EXECUTABLE;
+    let counts = [start.argv.len(), start.env.len() + listen.len(), rlimits.len(), descriptors];
+    for count in counts {
         let count = u32::try_from(count)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         message.extend(count.to_ne_bytes());
@@ -212,8 +246,9 @@ fn encode(start: &Start<'_>) -> io::Result<Vec<u8>> {
             message.extend(number.to_ne_bytes());
         }
     }
-    let strings = start.argv.iter().chain(start.env).map(|text| text.as_bytes()).chain(LISTEN);
-    for string in strings {
+    let strings = start.argv.iter().chain(start.env).map(|text| text.as_bytes());
+    let before = [directory.to_bytes(), path.to_bytes()].into_iter();
+    for string in before.chain(strings).chain(listen.iter().copied()) {
         message.extend(string);
         message.push(0);
     }

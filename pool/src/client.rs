@@ -444,7 +444,6 @@ impl<C: Send + 'static> Shared<C> {
     ///
     /// # Errors
     /// When it cannot, or it or the sandbox ends meanwhile.
-    #[expect(dead_code, reason = "who connects to functions over TCP will ask")]
     pub(crate) async fn ask(&self, id: SandboxId, question: Question) -> io::Result<Vec<OwnedFd>> {
         let (sender, receiver) = oneshot::channel();
         {
@@ -523,13 +522,14 @@ mod tests {
     //! What a lease does to its sandbox; the tests play the driver and need no daemon.
 
     use super::{Event, FunctionId, Pool, PoolConfig, Shared};
-    use crate::activation::Limits;
+    use crate::activation::{Limits, Program};
     use crate::ice::Ice;
     use crate::lease::{Endpoint, Phase};
     use crate::lifecycle::State;
     use crate::protocol::SandboxId;
     use crate::schedule::{Cause, Effect, KeepAlive};
-    use crate::spec::FunctionSpec;
+    use crate::spec::{FunctionSpec, Listen};
+    use crate::way::Way;
     use std::fs::File;
     use std::sync::{Arc, Mutex};
     use std::task::{Context, Poll, Waker};
@@ -552,7 +552,9 @@ mod tests {
     fn spec() -> FunctionSpec {
         FunctionSpec {
             name: "test".into(),
-            executable: File::open("/dev/null").unwrap().into(),
+            program: Program::Executable(File::open("/dev/null").unwrap().into()),
+            root: None,
+            listen: Listen::Inherited,
             argv: Vec::new(),
             env: Vec::new(),
             limits: Limits { memory: 64 << 20, cpu: 1.0, pids: 8, descriptors: 64 },
@@ -588,7 +590,7 @@ mod tests {
         Endpoint {
             id,
             pid: 7,
-            path: "/nowhere".into(),
+            way: Way::Inherited("/nowhere".into()),
             first: Mutex::new(None),
             idle: Mutex::new(Vec::new()),
             idle_max: 1,

@@ -4,6 +4,9 @@
 //! bind, connect ─▶ activate ─▶ exec answered ─▶ Executed ─▶ backlog empty ─▶ Accepted ─▶ process ended
 //!        └─────────────┴─────────────┴─▶ StartFailed                                         └─▶ Died
 //! ```
+//! A function that makes its own socket is connected to until that succeeds, and is Executed and Accepted then. One
+//! with a root gets that first.
+//!
 //! However the task ends, the schedule hears of it: no sandbox is without a keeper. The driver
 //! tells nobody that a sandbox is gone before its keeper has said all.
 
@@ -13,11 +16,12 @@ use crate::ice::Ice;
 use crate::lease::{Endpoint, Phase};
 use crate::output::{Stream, lines};
 use crate::pause::Pauses;
-use crate::protocol::SandboxId;
+use crate::protocol::{Question, SandboxId};
 use crate::readiness::watch;
 use crate::schedule::{Event, FunctionId};
-use crate::spec::FunctionSpec;
+use crate::spec::{FunctionSpec, Listen};
 use crate::warm::{Backlog, inode};
+use crate::way::{self, CLIENTS, Way};
 use std::error::Error;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, OwnedFd};
@@ -41,6 +45,10 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 enum StartError {
     #[error("cannot listen on {path:?}")]
     Listen { path: PathBuf, source: io::Error },
+    #[error("cannot give the sandbox its root")]
+    Attach(#[source] io::Error),
+    #[error("cannot reach the sandbox's network")]
+    Network(#[source] io::Error),
     #[error("cannot make a pipe for the output")]
     Pipe(#[source] io::Error),
     #[error("cannot hand the function to its sandbox")]
@@ -54,10 +62,23 @@ enum StartError {
 /// A function that was executed.
 struct Process {
     pidfd: AsyncFd<OwnedFd>,
-    /// Of its listener.
-    inode: u32,
+    readiness: Readiness,
     stdout: pipe::Receiver,
     stderr: pipe::Receiver,
+}
+
+/// How it is found out that a function accepts.
+enum Readiness {
+    /// A connection made before its start leaves the backlog of the listener with this inode.
+    Backlog(u32),
+    /// A connection to its own socket succeeds. Sockets for TCP, and what came of the execution.
+    Connect(Vec<OwnedFd>, Executed),
+}
+
+/// What came of an execution.
+struct Executed {
+    activated: Phase,
+    freezer: Option<Freezer>,
 }
 
 /// Who keeps which sandbox for which function.
@@ -89,7 +110,7 @@ impl<C: Send + 'static> Keeper<C> {
                         self.relay(process.stderr, Stream::Stderr),
                     );
                 });
-                let mut watch = pin!(self.watch(process.pidfd, process.inode));
+                let mut watch = pin!(self.watch(process.pidfd, process.readiness));
                 tokio::select! {
                     () = &mut talk => watch.await,
                     // What it said before it ended is still in the pipes.
@@ -102,16 +123,33 @@ impl<C: Send + 'static> Keeper<C> {
 
     async fn start(&self, parked: Parked) -> Result<Process, StartError> {
         let began = SystemTime::now();
-        let cannot_listen = |source| StartError::Listen { path: self.path.clone(), source };
-        let listener = UnixListener::bind(&self.path).map_err(cannot_listen)?;
-        let first = UnixStream::connect(&self.path).await.map_err(cannot_listen)?;
-        let inode = inode(&listener).map_err(StartError::Watch)?;
+        if let Some(root) = self.spec.root {
+            let attached = self.shared.ask(self.id, Question::Attach { root }).await;
+            attached.map_err(StartError::Attach)?;
+        }
+        let (mut listening, mut sockets) = (None, Vec::new());
+        match self.spec.listen {
+            Listen::Inherited => listening = Some(self.listen().await?),
+            Listen::Unix => {}
+            Listen::Tcp(_) => {
+                // The loopback is up when the function starts.
+                let clients = Question::Clients { count: CLIENTS };
+                sockets = self.shared.ask(self.id, clients).await.map_err(StartError::Network)?;
+            }
+        }
         let (stdout, stdout_writer) = output_pipe().map_err(StartError::Pipe)?;
         let (stderr, stderr_writer) = output_pipe().map_err(StartError::Pipe)?;
+        if self.spec.root.is_some() {
+            // Servers open their log by name, /dev/stderr, and are not the owner of the pipe behind it.
+            for writer in [&stdout_writer, &stderr_writer] {
+                let mode = rustix::fs::Mode::from_raw_mode(0o622);
+                rustix::fs::fchmod(writer, mode).map_err(|error| StartError::Pipe(error.into()))?;
+            }
+        }
         let activating = parked
             .activate(&Start {
-                executable: self.spec.executable.as_fd(),
-                listener: listener.as_fd(),
+                program: &self.spec.program,
+                listener: listening.as_ref().map(|(listener, _)| listener.as_fd()),
                 stdout: stdout_writer.as_fd(),
                 stderr: stderr_writer.as_fd(),
                 argv: &self.spec.argv,
@@ -120,36 +158,94 @@ impl<C: Send + 'static> Keeper<C> {
             })
             .map_err(StartError::Activate)?;
         // While anyone else holds these, the function's death would not be seen by whoever connects.
-        drop((listener, stdout_writer, stderr_writer));
+        drop((stdout_writer, stderr_writer));
+        let listening = listening.map(|(listener, first)| {
+            let inode = inode(&listener).map_err(StartError::Watch);
+            inode.map(|inode| (inode, first))
+        });
+        let listening = listening.transpose()?;
         let (pidfd, freezer) = executed(activating).await?;
+        let activated = Phase { name: "activate".to_owned(), start: began, end: SystemTime::now() };
+        let executed = Executed { activated, freezer };
+        let readiness = match listening {
+            Some((inode, first)) => {
+                self.executed(Way::Inherited(self.path.clone()), first, executed);
+                Readiness::Backlog(inode)
+            }
+            None => Readiness::Connect(sockets, executed),
+        };
+        let pidfd = watch(pidfd, Interest::READABLE).map_err(StartError::Watch)?;
+        Ok(Process { pidfd, readiness, stdout, stderr })
+    }
+
+    /// The function's listener and a connection that waits in it.
+    async fn listen(&self) -> Result<(UnixListener, way::Stream), StartError> {
+        let cannot_listen = |source| StartError::Listen { path: self.path.clone(), source };
+        let listener = UnixListener::bind(&self.path).map_err(cannot_listen)?;
+        let first = UnixStream::connect(&self.path).await.map_err(cannot_listen)?;
+        Ok((listener, way::Stream::Unix(first)))
+    }
+
+    fn executed(&self, way: Way, first: way::Stream, executed: Executed) {
         self.shared.executed(self.id, |mut phases| {
-            phases.push(Phase {
-                name: "activate".to_owned(),
-                start: began,
-                end: SystemTime::now(),
-            });
+            phases.push(executed.activated);
             Endpoint {
                 id: self.id,
                 pid: self.pid,
-                path: self.path.clone(),
+                way,
                 first: Mutex::new(Some(first)),
                 idle: Mutex::new(Vec::new()),
                 idle_max: usize::try_from(self.spec.concurrency.max(1)).unwrap_or(usize::MAX),
                 phases,
-                ice: Ice::new(freezer),
+                ice: Ice::new(executed.freezer),
             }
         });
-        let pidfd = watch(pidfd, Interest::READABLE).map_err(StartError::Watch)?;
-        Ok(Process { pidfd, inode, stdout, stderr })
     }
 
-    async fn watch(&self, pidfd: AsyncFd<OwnedFd>, inode: u32) {
+    /// Waits until the function accepts.
+    async fn ready(&self, readiness: Readiness) -> io::Result<()> {
+        match readiness {
+            Readiness::Backlog(inode) => accepted(inode).await,
+            Readiness::Connect(sockets, executed) => {
+                let (way, first) = self.connected(sockets).await?;
+                self.executed(way, first, executed);
+                Ok(())
+            }
+        }
+    }
+
+    /// Connects to the socket that the function makes, as soon as it is there.
+    async fn connected(&self, sockets: Vec<OwnedFd>) -> io::Result<(Way, way::Stream)> {
+        let pauses = Pauses::new()?;
+        let (mut pause, longest) = LOOK;
+        let mut way = match self.spec.listen {
+            Listen::Tcp(port) => Some(Way::Tcp { port, sockets: Mutex::new(sockets) }),
+            Listen::Unix | Listen::Inherited => None,
+        };
+        loop {
+            if !matches!(way, Some(Way::Tcp { .. })) {
+                // It may have been replaced since it was opened last.
+                let opened = self.shared.ask(self.id, Question::Socket).await;
+                way = opened.ok().and_then(|mut opened| opened.pop()).map(Way::Unix);
+            }
+            if let Some(there) = way {
+                if let Ok(first) = there.connect(&self.shared, self.id).await {
+                    return Ok((there, first));
+                }
+                way = Some(there);
+            }
+            pauses.pause(pause).await?;
+            pause = longest.min(pause * 2);
+        }
+    }
+
+    async fn watch(&self, pidfd: AsyncFd<OwnedFd>, readiness: Readiness) {
         let began = SystemTime::now();
         let died = async || pidfd.readable().await.map(drop);
         tokio::select! {
             biased;
             _ = died() => {}
-            looked = accepted(inode) => {
+            looked = self.ready(readiness) => {
                 if let Err(error) = looked {
                     // Then exec has to do: the backlog absorbs the rest.
                     tracing::warn!(%error, "cannot see whether a function accepts");

@@ -5,12 +5,11 @@ use crate::ice::Ice;
 use crate::protocol::SandboxId;
 use crate::reason::Reason;
 use crate::schedule::Event;
+use crate::way::{Stream, Way};
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
-use tokio::net::UnixStream;
 
 /// One phase of a start.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,9 +27,9 @@ pub struct Phase {
 pub(crate) struct Endpoint<C> {
     pub(crate) id: SandboxId,
     pub(crate) pid: u32,
-    pub(crate) path: PathBuf,
-    /// What was connected before the function started.
-    pub(crate) first: Mutex<Option<UnixStream>>,
+    pub(crate) way: Way,
+    /// What was connected first, before the function started where it inherits its listener.
+    pub(crate) first: Mutex<Option<Stream>>,
     /// At most as many as it may have requests at once.
     pub(crate) idle: Mutex<Vec<C>>,
     pub(crate) idle_max: usize,
@@ -45,7 +44,7 @@ impl<C> Endpoint<C> {
         drop(idle);
     }
 
-    pub(crate) fn take_first(&self) -> Option<UnixStream> {
+    pub(crate) fn take_first(&self) -> Option<Stream> {
         self.first.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
@@ -80,14 +79,15 @@ impl<C: Send + 'static> Lease<C> {
         self.endpoint.pid
     }
 
-    /// A new connection to the function; the first caller gets the one that waited for its start.
+    /// A new connection to the function; the first caller gets the one by which it
+    /// was seen to accept.
     ///
     /// # Errors
     /// When nobody listens there any more.
-    pub async fn connect(&self) -> io::Result<UnixStream> {
+    pub async fn connect(&self) -> io::Result<Stream> {
         match self.endpoint.take_first() {
             Some(stream) => Ok(stream),
-            None => UnixStream::connect(&self.endpoint.path).await,
+            None => self.endpoint.way.connect(&self.shared, self.endpoint.id).await,
         }
     }
 

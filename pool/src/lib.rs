@@ -20,3 +20,4 @@ pub mod reason;
 pub mod schedule;
 pub mod spec;
 mod warm;
+pub mod way;

@@ -10,12 +10,16 @@
 //! Ask ─▶ Answer
 //! ```
 //!
+//! The supervisor has a socket of its own to the daemon, on which it says what the host may only ask for by number
+//! ([`Root`]).
+//!
 //! End of file on either side means that the other process is gone.
 
 use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
 use rustix::cmsg_space;
 use rustix::net::{
@@ -41,6 +45,17 @@ impl fmt::Display for SandboxId {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(formatter)
     }
+}
+
+/// From the supervisor to the daemon: a root that sandboxes can be given. With a descriptor of a detached mount, the
+/// root is that; without one it is empty but for what every sandbox has and the directory of the socket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Root {
+    /// Its number, never used for another root in the daemon's life.
+    pub number: u32,
+    /// Where functions with this root make their socket, an absolute path in it; its directory is then theirs to
+    /// write. `None` when they inherit one or listen on TCP.
+    pub socket: Option<PathBuf>,
 }
 
 /// From the host to the daemon.
@@ -88,6 +103,13 @@ pub enum Question {
         /// How many, at most [`DESCRIPTORS_MAX`].
         count: u8,
     },
+    /// Give a parked sandbox another root.
+    Attach {
+        /// The root's number.
+        root: u32,
+    },
+    /// The socket that the function made in its root, as a place to connect to (`O_PATH`).
+    Socket,
 }
 
 /// From the daemon to the host.

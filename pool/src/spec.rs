@@ -1,10 +1,9 @@
 //! What the host says about a function when it adds one.
 
-use crate::activation::Limits;
+use crate::activation::{Limits, Program};
 use crate::schedule::{KeepAlive, Policy};
 use std::ffi::CString;
 use std::num::NonZeroU32;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,11 +12,15 @@ use std::time::Duration;
 pub struct FunctionSpec {
     /// What people call it.
     pub name: Arc<str>,
-    /// A static executable, open read-only: a file, or a sealed memfd.
-    pub executable: OwnedFd,
+    /// What is executed.
+    pub program: Program,
+    /// The number by which the daemon knows the root that its sandboxes get; `None` for the empty one.
+    pub root: Option<u32>,
+    /// How it is reached.
+    pub listen: Listen,
     /// Arguments, the program's name first.
     pub argv: Vec<CString>,
-    /// Environment as `NAME=value`; the `LISTEN_` variables are added.
+    /// Environment as `NAME=value`; the `LISTEN_` variables are added where it inherits its listener.
     pub env: Vec<CString>,
     /// What one sandbox may use.
     pub limits: Limits,
@@ -39,6 +42,17 @@ pub struct FunctionSpec {
     pub start_timeout: Duration,
     /// From SIGTERM to SIGKILL.
     pub grace: Duration,
+}
+
+/// The socket that a function accepts on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// One that it inherits.
+    Inherited,
+    /// A Unix socket that it makes in its root; the daemon knows where.
+    Unix,
+    /// A port of its loopback.
+    Tcp(u16),
 }
 
 impl FunctionSpec {

@@ -4,12 +4,15 @@
 //! function's way, says `parked`, and waits for one message (`activation::encode` is its other half):
 //!
 //! ```text
-//! u32 arguments, u32 environment entries, u32 limits, u32 zero
+//! u32 arguments, u32 environment entries, u32 limits, u32 which descriptors come
 //! limits × (u64 resource, u64 soft, u64 hard)
-//! arguments and environment entries, each with its NUL
-//! descriptors: listening socket, executable, standard output, standard error
+//! working directory, path, arguments and environment entries, each with its NUL
+//! descriptors: listening socket, standard output, standard error, executable
 //! ```
 //!
+//! A listener may be missing, when the function makes its own, and the executable, when it is at the path; the
+//! path is empty otherwise, and so is a working directory that stays `/`. By then the daemon may have given the
+//! sandbox another root, which this process does not notice.
 //! Then it becomes the function. The socket closes on exec, so its end of file tells the host that this worked;
 //! when a step fails the host gets `i32 errno` and the step's name instead, and the stub ends with status 127.
 //! Nothing here may need `memcpy`, a relocation or the heap.
@@ -30,6 +33,7 @@ mod number {
     pub const WRITE: usize = 1;
     pub const RECVMSG: usize = 47;
     pub const FCNTL: usize = 72;
+    pub const CHDIR: usize = 80;
     pub const EXIT_GROUP: usize = 231;
     pub const DUP3: usize = 292;
     pub const PRLIMIT64: usize = 302;
@@ -40,6 +44,7 @@ mod number {
     pub const WRITE: usize = 64;
     pub const RECVMSG: usize = 212;
     pub const FCNTL: usize = 25;
+    pub const CHDIR: usize = 49;
     pub const EXIT_GROUP: usize = 94;
     pub const DUP3: usize = 24;
     pub const PRLIMIT64: usize = 261;
@@ -50,6 +55,7 @@ const F_SETFD: usize = 2;
 const F_DUPFD_CLOEXEC: usize = 1030;
 const MSG_CMSG_CLOEXEC: usize = 0x4000_0000;
 const AT_EMPTY_PATH: usize = 0x1000;
+const AT_FDCWD: usize = -100_isize as usize;
 const EINTR: isize = -4;
 const EBADMSG: isize = -74;
 const E2BIG: isize = -7;
@@ -60,6 +66,10 @@ const SCM_RIGHTS: i32 = 1;
 const CONTROL_MIN: usize = 10;
 /// The function's listening socket, by the systemd convention.
 const LISTENER: i32 = 3;
+/// A listening socket comes.
+const WITH_LISTENER: usize = 1;
+/// An executable comes.
+const WITH_EXECUTABLE: usize = 2;
 /// At least `protocol::MESSAGE_MAX`.
 const MESSAGE_MAX: usize = 64 * 1024;
 /// Arguments and environment entries together, with the two closing nulls.
@@ -83,16 +93,28 @@ struct Header {
     flags: usize,
 }
 
-/// `struct cmsghdr` with the four descriptors that come.
+/// `struct cmsghdr` with the two to four descriptors that come.
 #[repr(C)]
 struct Rights {
     length: usize,
     level: i32,
     kind: i32,
-    listener: i32,
-    executable: i32,
+    descriptors: [i32; 4],
+}
+
+/// What came, by its use.
+struct Placed {
     stdout: i32,
     stderr: i32,
+    executable: Option<i32>,
+}
+
+/// The message's counts.
+struct Counts {
+    arguments: usize,
+    entries: usize,
+    limits: usize,
+    descriptors: usize,
 }
 
 // The pages of these are untouched, and so cost nothing, until the message comes.
@@ -124,15 +146,7 @@ extern "C" fn park() -> ! {
 
 /// Returns only when there is nothing to become (`None`) or when that failed.
 fn become_function(control: usize) -> Option<Failure> {
-    let mut rights = Rights {
-        length: 0,
-        level: 0,
-        kind: 0,
-        listener: -1,
-        executable: -1,
-        stdout: -1,
-        stderr: -1,
-    };
+    let mut rights = Rights { length: 0, level: 0, kind: 0, descriptors: [-1; 4] };
     let received = receive(control, &mut rights);
     if received == 0 {
         return None;
@@ -140,14 +154,40 @@ fn become_function(control: usize) -> Option<Failure> {
     if received < 0 {
         return Some(Failure(b"recvmsg", received));
     }
-    let whole = rights.length == size_of::<Rights>()
-        && rights.level == SOL_SOCKET
-        && rights.kind == SCM_RIGHTS;
-    // The lowest free descriptor is 3, and the listener is the first that comes.
-    if !whole || rights.listener != LISTENER {
-        return Some(Failure(b"descriptors", EBADMSG));
+    let failure = match place(&rights) {
+        Ok(executable) => execute(executable, received as usize),
+        Err(failure) => failure,
+    };
+    Some(failure)
+}
+
+fn counts() -> Counts {
+    let message = addr_of!(MESSAGE).cast::<[u32; 4]>();
+    // SAFETY: the four counts lie at the start of the aligned buffer; a shorter message left zeros there.
+    let [arguments, entries, limits, descriptors] = unsafe { message.read() };
+    Counts {
+        arguments: arguments as usize,
+        entries: entries as usize,
+        limits: limits as usize,
+        descriptors: descriptors as usize,
     }
-    Some(place(&rights).err().unwrap_or_else(|| execute(rights.executable, received as usize)))
+}
+
+/// Which descriptor is which.
+fn sort(rights: &Rights) -> Option<Placed> {
+    let [first, second, third, fourth] = rights.descriptors;
+    let (came, placed) = match counts().descriptors {
+        0 => (2, Placed { stdout: first, stderr: second, executable: None }),
+        WITH_LISTENER => (3, Placed { stdout: second, stderr: third, executable: None }),
+        WITH_EXECUTABLE => (3, Placed { stdout: first, stderr: second, executable: Some(third) }),
+        _ => (4, Placed { stdout: second, stderr: third, executable: Some(fourth) }),
+    };
+    let whole = rights.length == size_of::<Rights>() - (4 - came) * size_of::<i32>()
+        && rights.level == SOL_SOCKET
+        && rights.kind == SCM_RIGHTS
+        // The lowest free descriptor is 3, and the listener is the first that comes.
+        && first == LISTENER;
+    whole.then_some(placed)
 }
 
 fn receive(control: usize, rights: &mut Rights) -> isize {
@@ -170,18 +210,20 @@ fn receive(control: usize, rights: &mut Rights) -> isize {
     }
 }
 
-/// Gives the function its listener and outputs; everything else closes on exec.
-fn place(rights: &Rights) -> Result<(), Failure> {
-    check(b"fcntl", call(number::FCNTL, [LISTENER as usize, F_SETFD, 0, 0, 0]))?;
-    check(b"dup3", call(number::DUP3, [rights.stdout as usize, 1, 0, 0, 0]))?;
-    check(b"dup3", call(number::DUP3, [rights.stderr as usize, 2, 0, 0, 0]))
+/// Gives the function its listener and outputs; everything else closes on exec. Answers the executable.
+fn place(rights: &Rights) -> Result<Option<i32>, Failure> {
+    let Some(placed) = sort(rights) else { return Err(Failure(b"descriptors", EBADMSG)) };
+    if counts().descriptors & WITH_LISTENER != 0 {
+        check(b"fcntl", call(number::FCNTL, [LISTENER as usize, F_SETFD, 0, 0, 0]))?;
+    }
+    check(b"dup3", call(number::DUP3, [placed.stdout as usize, 1, 0, 0, 0]))?;
+    check(b"dup3", call(number::DUP3, [placed.stderr as usize, 2, 0, 0, 0]))?;
+    Ok(placed.executable)
 }
 
-fn execute(executable: i32, length: usize) -> Failure {
+fn execute(executable: Option<i32>, length: usize) -> Failure {
     let message = addr_of!(MESSAGE).cast::<u8>();
-    // SAFETY: the four counts lie at the start of the aligned buffer; a shorter message left zeros there.
-    let [arguments, entries, limits, _] =
-        unsafe { message.cast::<[u32; 4]>().read() }.map(|count| count as usize);
+    let Counts { arguments, entries, limits, .. } = counts();
     if arguments + entries + 2 > POINTERS_MAX || 16 + limits * 24 > length {
         return Failure(b"message", E2BIG);
     }
@@ -197,31 +239,46 @@ fn execute(executable: i32, length: usize) -> Failure {
         }
         at += 24;
     }
+    let (directory, path) = match (string(&mut at, length), string(&mut at, length)) {
+        (Some(directory), Some(path)) => (directory, path),
+        _ => return Failure(b"message", EBADMSG),
+    };
     let pointers = addr_of_mut!(POINTERS).cast::<*const u8>();
     for index in 0..arguments + entries {
         // The environment follows the arguments and the null that closes them.
         let slot = if index < arguments { index } else { index + 1 };
-        // SAFETY: `slot` is below POINTERS_MAX by the first check, and `at` is below `length` when read.
-        unsafe {
-            pointers.add(slot).write(message.add(at));
-            loop {
-                if at >= length {
-                    return Failure(b"message", EBADMSG);
-                }
-                at += 1;
-                if message.add(at - 1).read() == 0 {
-                    break;
-                }
-            }
-        }
+        let Some(string) = string(&mut at, length) else { return Failure(b"message", EBADMSG) };
+        // SAFETY: `slot` is below POINTERS_MAX by the first check.
+        unsafe { pointers.add(slot).write(string) };
+    }
+    // SAFETY: a string has at least its NUL.
+    if unsafe { directory.read() } != 0
+        && let Err(failure) = check(b"chdir", call(number::CHDIR, [directory as usize, 0, 0, 0, 0]))
+    {
+        return failure;
     }
     let (argv, envp) =
         (pointers as usize, pointers as usize + (arguments + 1) * size_of::<usize>());
-    let path = c"".as_ptr() as usize;
-    Failure(
-        b"execveat",
-        call(number::EXECVEAT, [executable as usize, path, argv, envp, AT_EMPTY_PATH]),
-    )
+    let (at, flags) = match executable {
+        Some(executable) => (executable as usize, AT_EMPTY_PATH),
+        None => (AT_FDCWD, 0),
+    };
+    Failure(b"execveat", call(number::EXECVEAT, [at, path as usize, argv, envp, flags]))
+}
+
+/// The message's string at `at`, which then is past its NUL; `None` when the message ends before.
+fn string(at: &mut usize, length: usize) -> Option<*const u8> {
+    let message = addr_of!(MESSAGE).cast::<u8>();
+    // SAFETY: `at` is at most `length`, which is at most the buffer's.
+    let string = unsafe { message.add(*at) };
+    while *at < length {
+        *at += 1;
+        // SAFETY: below `length`, as just checked.
+        if unsafe { message.add(*at - 1).read() } == 0 {
+            return Some(string);
+        }
+    }
+    None
 }
 
 fn check(step: &'static [u8], answer: isize) -> Result<(), Failure> {

@@ -14,13 +14,14 @@
 mod cgroup;
 mod network;
 pub mod probe;
+mod root;
 mod seccomp;
 mod spec;
 mod state;
 pub mod sweep;
 mod worker;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::error::Error as StdError;
 use std::fs;
 use std::io;
@@ -43,8 +44,9 @@ use rustix::process::{
 use self::cgroup::{Group, Hierarchies, Usage};
 use self::network::NetworkError;
 use self::probe::Machine;
-use self::worker::{Job, Report, Workshop};
-use crate::protocol::{self, Exit, FromDaemon, Question, SandboxId, ToDaemon};
+use self::root::Attachment;
+use self::worker::{Job, Making, Report, Workshop};
+use crate::protocol::{self, Exit, FromDaemon, Question, Root, SandboxId, ToDaemon};
 
 /// Longest time that making a sandbox may take; the slowest seen needed 40 ms.
 const MAKING_MAX: Duration = Duration::from_secs(10);
@@ -89,13 +91,13 @@ pub enum Error {
 }
 
 /// Runs the daemon in this process until the host is gone or SIGTERM comes. `host` is one end of
-/// [`channel`](protocol::channel). The process should have been executed for this: with one thread, without
-/// environment variables, and with nothing open but `host` and its standard descriptors.
+/// [`channel`](protocol::channel), and so is `supervisor`, which says what roots there are. The process should have been executed for this: with one thread, without
+/// environment variables, and with nothing open but these two and its standard descriptors.
 ///
 /// # Errors
 /// When it cannot start, or cannot go on, or cannot remove everything; in every case what can be removed is.
-pub fn run(config: Config, host: OwnedFd) -> Result<(), Error> {
-    let mut daemon = Daemon::start(config, host)?;
+pub fn run(config: Config, host: OwnedFd, supervisor: OwnedFd) -> Result<(), Error> {
+    let mut daemon = Daemon::start(config, host, supervisor)?;
     let ended = daemon.serve().map_err(Error::Loop);
     let removed = daemon.remove_everything().map_err(Error::Removal);
     ended.and(removed)
@@ -105,7 +107,13 @@ struct Daemon {
     config: Config,
     workshop: Workshop,
     host: OwnedFd,
+    /// `None` once it has nothing more to say.
+    supervisor: Option<OwnedFd>,
     signals: SignalFd,
+    /// Roots that sandboxes can be given, and where their functions make their socket.
+    roots: BTreeMap<u32, Option<PathBuf>>,
+    /// Sandboxes that wait for a worker to give them their root.
+    attachments: VecDeque<(SandboxId, Attachment)>,
     workers: Vec<Worker>,
     sandboxes: BTreeMap<SandboxId, Sandbox>,
 }
@@ -123,6 +131,10 @@ enum WorkerState {
         since: Instant,
         failure: Option<String>,
     },
+    Attaching {
+        id: SandboxId,
+        since: Instant,
+    },
     /// Its sandbox is made, and it is about to end.
     Done,
 }
@@ -133,7 +145,7 @@ enum Sandbox {
     /// A worker is at it; a doomed one is removed as soon as it is made.
     Making { doomed: bool },
     /// Its init is this process's child (or about to be).
-    Live { init: Pid },
+    Live { init: Pid, socket: Option<PathBuf> },
     /// Of a daemon that died; somebody else reaps its processes.
     Inherited { processes: Vec<OwnedFd> },
 }
@@ -145,7 +157,7 @@ enum Flow {
 }
 
 impl Daemon {
-    fn start(config: Config, host: OwnedFd) -> Result<Daemon, Error> {
+    fn start(config: Config, host: OwnedFd, supervisor: OwnedFd) -> Result<Daemon, Error> {
         let threads = fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
         if threads != 1 {
             return Err(Error::Threads(threads));
@@ -174,7 +186,10 @@ impl Daemon {
             config,
             workshop,
             host,
+            supervisor: Some(supervisor),
             signals,
+            roots: BTreeMap::new(),
+            attachments: VecDeque::new(),
             workers: Vec::new(),
             sandboxes: BTreeMap::new(),
         };
@@ -198,6 +213,10 @@ impl Daemon {
                     return Ok(());
                 }
             }
+            // Before the host, which asks for what the supervisor has named.
+            if ready.supervisor {
+                self.on_supervisor()?;
+            }
             if ready.host && matches!(self.on_host()?, Flow::End) {
                 return Ok(());
             }
@@ -215,16 +234,20 @@ impl Daemon {
         let mut watched =
             vec![PollFd::new(&self.signals, PollFlags::IN), PollFd::new(&self.host, PollFlags::IN)];
         // A worker that is done, or reported a failure, has nothing more to say; its end comes as a signal.
-        let speaking = self
-            .workers
-            .iter()
-            .filter(|worker| matches!(worker.state, WorkerState::Making { failure: None, .. }));
+        let speaking = self.workers.iter().filter(|worker| {
+            matches!(
+                worker.state,
+                WorkerState::Making { failure: None, .. } | WorkerState::Attaching { .. }
+            )
+        });
         watched.extend(speaking.map(|worker| PollFd::new(&worker.socket, PollFlags::IN)));
         for sandbox in self.sandboxes.values() {
             if let Sandbox::Inherited { processes } = sandbox {
                 watched.extend(processes.iter().map(|pidfd| PollFd::new(pidfd, PollFlags::IN)));
             }
         }
+        let supervisor = watched.len();
+        watched.extend(self.supervisor.iter().map(|socket| PollFd::new(socket, PollFlags::IN)));
         let first_deadline = self.workers.iter().filter_map(Worker::deadline).min();
         let patience = first_deadline
             .map(|deadline| Timespec::try_from(deadline.saturating_duration_since(Instant::now())))
@@ -234,6 +257,7 @@ impl Daemon {
         Ok(Ready {
             signals: !watched[0].revents().is_empty(),
             host: !watched[1].revents().is_empty(),
+            supervisor: watched.get(supervisor).is_some_and(|socket| !socket.revents().is_empty()),
         })
     }
 
@@ -246,6 +270,27 @@ impl Daemon {
         self.reap()
     }
 
+    /// Takes a root that sandboxes can be given from now on. The supervisor's end is not this process's: the host's is.
+    fn on_supervisor(&mut self) -> io::Result<()> {
+        let Some(supervisor) = &self.supervisor else { return Ok(()) };
+        match protocol::receive_now::<Root>(supervisor) {
+            Ok(Some((root, descriptors))) => {
+                match root::keep(&root, descriptors.into_iter().next()) {
+                    Ok(()) => drop(self.roots.insert(root.number, root.socket)),
+                    Err(error) => {
+                        tracing::error!(root = root.number, %error, "cannot keep a root");
+                    }
+                }
+                self.hire()
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            Ok(None) | Err(_) => {
+                self.supervisor = None;
+                Ok(())
+            }
+        }
+    }
+
     fn on_host(&mut self) -> io::Result<Flow> {
         match protocol::receive(&self.host) {
             Ok(Some((ToDaemon::Hello { in_use }, _))) => {
@@ -254,7 +299,7 @@ impl Daemon {
             Ok(Some((ToDaemon::Create { id, scratch, egress }, _))) => {
                 self.queue(id, scratch, egress)
             }
-            Ok(Some((ToDaemon::Ask { id, question }, _))) => self.answer(id, &question),
+            Ok(Some((ToDaemon::Ask { id, question }, _))) => self.asked(id, &question),
             Ok(Some((ToDaemon::Terminate { id }, _))) => {
                 self.terminate(id);
                 Ok(Flow::On)
@@ -295,20 +340,45 @@ impl Daemon {
     }
 
     /// Does what the host cannot do itself.
-    fn answer(&self, id: SandboxId, question: &Question) -> io::Result<Flow> {
-        let answer = |done, descriptors: &[OwnedFd]| {
-            let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
-            self.tell(&FromDaemon::Answer { id, done }, &descriptors)
+    fn asked(&mut self, id: SandboxId, question: &Question) -> io::Result<Flow> {
+        let uid = self.uid(id);
+        let Some(Sandbox::Live { init, socket }) = self.sandboxes.get_mut(&id) else {
+            return self.answer(id, Err("no such sandbox lives".to_owned()), &[]);
         };
-        let Some(Sandbox::Live { init }) = self.sandboxes.get(&id) else {
-            return answer(Err("no such sandbox lives".to_owned()), &[]);
-        };
-        let Question::Clients { count } = question;
-        match network::clients(*init, *count) {
-            Ok(sockets) => answer(Ok(()), &sockets),
-            Err(error @ NetworkError::Inside(_)) => answer(Err(chain(&error)), &[]),
-            Err(error @ NetworkError::Stranded(_)) => Err(io::Error::other(error)),
+        match question {
+            Question::Clients { count } => match network::clients(*init, *count) {
+                Ok(sockets) => self.answer(id, Ok(()), &sockets),
+                Err(error @ NetworkError::Inside(_)) => self.answer(id, Err(chain(&error)), &[]),
+                Err(error @ NetworkError::Stranded(_)) => Err(io::Error::other(error)),
+            },
+            Question::Socket => {
+                let path = socket.as_deref().ok_or_else(|| io::ErrorKind::Unsupported.into());
+                match path.and_then(|path| root::socket(*init, path)) {
+                    Ok(socket) => self.answer(id, Ok(()), &[socket]),
+                    Err(error) => self.answer(id, Err(error.to_string()), &[]),
+                }
+            }
+            Question::Attach { root } => match self.roots.get(root) {
+                None => self.answer(id, Err(format!("there is no root {root}")), &[]),
+                Some(path) => {
+                    socket.clone_from(path);
+                    let init = init.as_raw_nonzero().get();
+                    let attachment = Attachment { init, root: *root, socket: path.clone(), uid };
+                    self.attachments.push_back((id, attachment));
+                    Ok(Flow::On)
+                }
+            },
         }
+    }
+
+    fn answer(
+        &self,
+        id: SandboxId,
+        done: Result<(), String>,
+        descriptors: &[OwnedFd],
+    ) -> io::Result<Flow> {
+        let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+        self.tell(&FromDaemon::Answer { id, done }, &descriptors)
     }
 
     fn queue(&mut self, id: SandboxId, scratch: u64, egress: Option<u16>) -> io::Result<Flow> {
@@ -324,7 +394,7 @@ impl Daemon {
     fn terminate(&self, id: SandboxId) {
         // Whoever is dead already needs no signal.
         match self.sandboxes.get(&id) {
-            Some(Sandbox::Live { init }) => {
+            Some(Sandbox::Live { init, .. }) => {
                 let _ = kill_process(*init, Signal::TERM);
             }
             Some(Sandbox::Inherited { processes }) => {
@@ -347,7 +417,7 @@ impl Daemon {
                 *doomed = true;
                 Ok(Flow::On)
             }
-            Some(Sandbox::Live { init }) => {
+            Some(Sandbox::Live { init, .. }) => {
                 let init = *init;
                 self.end(id, init);
                 Ok(Flow::On)
@@ -372,18 +442,27 @@ impl Daemon {
             if !matches!(self.workers[index].state, WorkerState::Idle) {
                 continue;
             }
+            if let Some((id, attachment)) = self.attachments.pop_front() {
+                self.assign_attachment(index, id, attachment)?;
+                continue;
+            }
+            let making = |worker: &&Worker| matches!(worker.state, WorkerState::Making { .. });
+            if self.workers.iter().filter(making).count() >= self.config.workers.max(1) {
+                // The last one is kept for a root, which somebody waits for.
+                break;
+            }
             let next = self.sandboxes.iter().find_map(|(id, sandbox)| match sandbox {
                 Sandbox::Queued { scratch, egress } => Some((*id, *scratch, *egress)),
                 _ => None,
             });
             let Some((id, scratch, egress)) = next else { break };
-            let job = Job {
+            let job = Job::Make(Making {
                 id,
                 cgroup: format!("/{}/{id}", self.config.cgroup_parent.trim_matches('/')),
                 uid: self.uid(id),
                 scratch,
                 egress,
-            };
+            });
             let worker = &mut self.workers[index];
             match protocol::send(&worker.socket, &job, &[]) {
                 Ok(()) => {
@@ -398,18 +477,40 @@ impl Daemon {
         Ok(())
     }
 
+    fn assign_attachment(
+        &mut self,
+        index: usize,
+        id: SandboxId,
+        attachment: Attachment,
+    ) -> io::Result<()> {
+        let job = Job::Attach(attachment);
+        let worker = &mut self.workers[index];
+        match protocol::send(&worker.socket, &job, &[]) {
+            Ok(()) => worker.state = WorkerState::Attaching { id, since: Instant::now() },
+            // It was killed while idle: its successor will do it.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                if let Job::Attach(attachment) = job {
+                    self.attachments.push_front((id, attachment));
+                }
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
     /// Takes a worker's report if there is one.
     fn hear_worker(&mut self, index: usize) -> io::Result<Flow> {
         let worker = &mut self.workers[index];
-        let WorkerState::Making { id, ref mut failure, .. } = worker.state else {
-            return Ok(Flow::On);
+        let id = match worker.state {
+            WorkerState::Making { id, .. } | WorkerState::Attaching { id, .. } => id,
+            WorkerState::Idle | WorkerState::Done => return Ok(Flow::On),
         };
         match protocol::receive_now::<Report>(&worker.socket) {
             Ok(Some((Report::Parked { pid, files, egress, steps }, descriptors))) => {
                 worker.state = WorkerState::Done;
                 let Some(init) = Pid::from_raw(pid) else { return Ok(Flow::On) };
                 let doomed = matches!(
-                    self.sandboxes.insert(id, Sandbox::Live { init }),
+                    self.sandboxes.insert(id, Sandbox::Live { init, socket: None }),
                     Some(Sandbox::Making { doomed: true })
                 );
                 if doomed {
@@ -422,10 +523,20 @@ impl Daemon {
                     &descriptors,
                 )
             }
-            Ok(Some((Report::Failed { error }, _))) => {
-                *failure = Some(error);
-                Ok(Flow::On)
+            Ok(Some((Report::Attached, _))) => {
+                worker.state = WorkerState::Done;
+                self.answer(id, Ok(()), &[])
             }
+            Ok(Some((Report::Failed { error }, _))) => match &mut worker.state {
+                WorkerState::Making { failure, .. } => {
+                    *failure = Some(error);
+                    Ok(Flow::On)
+                }
+                _ => {
+                    worker.state = WorkerState::Done;
+                    self.answer(id, Err(error), &[])
+                }
+            },
             // Nothing yet, or it died, which a signal tells.
             Ok(None) => Ok(Flow::On),
             Err(error)
@@ -471,18 +582,22 @@ impl Daemon {
     }
 
     fn live(&self, pid: Pid) -> Option<SandboxId> {
-        let is_init = |sandbox: &Sandbox| matches!(sandbox, Sandbox::Live { init } if *init == pid);
+        let is_init =
+            |sandbox: &Sandbox| matches!(sandbox, Sandbox::Live { init, .. } if *init == pid);
         self.sandboxes.iter().find_map(|(id, sandbox)| is_init(sandbox).then_some(*id))
     }
 
     fn on_worker_end(&mut self, index: usize, status: WaitStatus) -> io::Result<Flow> {
         let worker = self.workers.swap_remove(index);
         self.hire()?;
-        let WorkerState::Making { id, failure, .. } = worker.state else { return Ok(Flow::On) };
-        let error = failure.unwrap_or_else(|| match exit_of(status) {
-            Some(exit) => format!("its worker ended half way with {exit}"),
-            None => "its worker ended half way".to_owned(),
-        });
+        let (id, failure) = match worker.state {
+            WorkerState::Making { id, failure, .. } => (id, failure),
+            WorkerState::Attaching { id, .. } => {
+                return self.answer(id, Err(half_way(status)), &[]);
+            }
+            WorkerState::Idle | WorkerState::Done => return Ok(Flow::On),
+        };
+        let error = failure.unwrap_or_else(|| half_way(status));
         self.clear_up(id)?;
         match self.sandboxes.remove(&id) {
             Some(Sandbox::Making { doomed: true }) => self.tell_gone(id, None, Usage::default()),
@@ -588,9 +703,10 @@ impl Daemon {
         }
     }
 
-    /// Brings the workers up to their number.
+    /// Brings the workers up to their number; where there are roots, one more gives them out.
     fn hire(&mut self) -> io::Result<()> {
-        while self.workers.len() < self.config.workers.max(1) {
+        let wanted = self.config.workers.max(1) + usize::from(!self.roots.is_empty());
+        while self.workers.len() < wanted {
             let worker = self.fork_worker()?;
             self.workers.push(worker);
         }
@@ -615,6 +731,7 @@ impl Daemon {
                     [self.host.as_raw_fd(), self.signals.as_fd().as_raw_fd(), socket.as_raw_fd()];
                 let others = others
                     .into_iter()
+                    .chain(self.supervisor.iter().map(AsRawFd::as_raw_fd))
                     .chain(self.workers.iter().map(|worker| worker.socket.as_raw_fd()));
                 let worked = begin_work(daemon, others)
                     .and_then(|()| worker::work(inside.as_fd(), &self.workshop));
@@ -668,7 +785,9 @@ impl Daemon {
 impl Worker {
     fn deadline(&self) -> Option<Instant> {
         match self.state {
-            WorkerState::Making { since, .. } => Some(since + MAKING_MAX),
+            WorkerState::Making { since, .. } | WorkerState::Attaching { since, .. } => {
+                Some(since + MAKING_MAX)
+            }
             WorkerState::Idle | WorkerState::Done => None,
         }
     }
@@ -678,6 +797,7 @@ impl Worker {
 struct Ready {
     signals: bool,
     host: bool,
+    supervisor: bool,
 }
 
 fn prepare_process() -> io::Result<()> {
@@ -712,6 +832,13 @@ fn begin_work(daemon: Pid, others: impl Iterator<Item = RawFd>) -> io::Result<()
 
 fn exit_of(status: WaitStatus) -> Option<Exit> {
     status.exit_status().map(Exit::Code).or_else(|| status.terminating_signal().map(Exit::Signal))
+}
+
+fn half_way(status: WaitStatus) -> String {
+    match exit_of(status) {
+        Some(exit) => format!("its worker ended half way with {exit}"),
+        None => "its worker ended half way".to_owned(),
+    }
 }
 
 fn open_processes(group: &Group<'_>) -> Vec<OwnedFd> {

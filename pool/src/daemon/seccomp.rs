@@ -25,9 +25,9 @@ const PLAIN: Calls = calls![
     SYS_read SYS_write SYS_readv SYS_writev SYS_pread64 SYS_pwrite64 SYS_lseek SYS_sendfile SYS_close
     SYS_close_range SYS_dup SYS_dup3 SYS_pipe2 SYS_fcntl SYS_fsync SYS_fdatasync SYS_ftruncate
     SYS_ppoll SYS_pselect6 SYS_epoll_create1 SYS_epoll_ctl SYS_epoll_pwait SYS_eventfd2
-    SYS_timerfd_create SYS_timerfd_settime SYS_signalfd4
+    SYS_timerfd_create SYS_timerfd_settime
     SYS_openat SYS_newfstatat SYS_fstat SYS_statx SYS_faccessat SYS_faccessat2 SYS_readlinkat SYS_getdents64
-    SYS_getcwd SYS_chdir SYS_mkdirat SYS_unlinkat SYS_renameat2 SYS_fchmod SYS_umask
+    SYS_getcwd SYS_chdir SYS_mkdirat SYS_unlinkat SYS_renameat2 SYS_fchmod SYS_fchmodat SYS_umask
     SYS_mmap SYS_munmap SYS_mprotect SYS_mremap SYS_madvise SYS_brk
     SYS_execve SYS_execveat SYS_wait4 SYS_exit SYS_exit_group SYS_kill SYS_tgkill
     SYS_getpid SYS_getppid SYS_gettid SYS_getuid SYS_geteuid SYS_getgid SYS_getegid
@@ -43,7 +43,7 @@ const PLAIN: Calls = calls![
 #[cfg(target_arch = "x86_64")]
 const ARCHITECTURE: Calls = calls![
     SYS_open SYS_stat SYS_lstat SYS_access SYS_readlink SYS_unlink SYS_rename SYS_mkdir SYS_rmdir SYS_poll SYS_epoll_wait
-    SYS_pipe SYS_dup2 SYS_arch_prctl SYS_vfork
+    SYS_chmod SYS_pipe SYS_dup2 SYS_arch_prctl SYS_vfork
 ];
 /// Older names of the above that only this architecture has.
 #[cfg(not(target_arch = "x86_64"))]

@@ -23,6 +23,8 @@ use super::probe::CgroupVersion;
 pub(super) const ROOT: &str = "/root";
 /// The root of sandboxes with a `/tmp`.
 pub(super) const ROOT_WITH_TMP: &str = "/root-with-tmp";
+/// Roots of functions that have one, by number.
+pub(super) const ROOTS: &str = "/roots";
 /// Runtime configurations of sandboxes being made.
 pub(super) const BUNDLES: &str = "/bundles";
 /// libcontainer's state of sandboxes being made.
@@ -48,7 +50,7 @@ pub(super) fn enter(state: &Path) -> io::Result<()> {
     pivot_root(".", ".")?;
     unmount(".", UnmountFlags::DETACH)?;
     chdir("/")?;
-    for directory in [BUNDLES, CONTAINERS] {
+    for directory in [BUNDLES, CONTAINERS, ROOTS] {
         fs::create_dir(directory)?;
         fs::set_permissions(directory, Permissions::from_mode(0o700))?;
     }

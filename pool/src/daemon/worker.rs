@@ -1,4 +1,4 @@
-//! A process that makes one sandbox and ends.
+//! A process that makes one sandbox, or gives one its root, and ends.
 //!
 //! libcontainer changes the working directory, the OOM score and more of the process that calls it, and can be
 //! killed half way. So each sandbox is made by a process of its own, forked ahead of need by the single-threaded
@@ -7,6 +7,7 @@
 //!
 //! ```text
 //! daemon: Job ──▶ worker: libcontainer create, start, wait for the stub ──▶ Report ──▶ _exit
+//!                         or root::attach
 //! ```
 
 use std::collections::HashMap;
@@ -34,13 +35,21 @@ use serde_json::Value;
 use super::cgroup::Hierarchies;
 use super::chain;
 use super::network::{self, NetworkError};
+use super::root::{self, Attachment};
 use super::spec;
 use super::state::{BUNDLES, CONTAINERS, ROOT, ROOT_WITH_TMP};
 use crate::protocol::{self, CgroupFile, SandboxId, Step};
 
+/// What a worker is for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum Job {
+    Make(Making),
+    Attach(Attachment),
+}
+
 /// One sandbox to make.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Job {
+pub(super) struct Making {
     pub(super) id: SandboxId,
     /// Absolute path of its group.
     pub(super) cgroup: String,
@@ -55,6 +64,8 @@ pub(super) struct Job {
 pub(super) enum Report {
     /// With the descriptors of [`FromDaemon::Parked`](crate::protocol::FromDaemon::Parked).
     Parked { pid: i32, files: Vec<CgroupFile>, egress: bool, steps: Vec<Step> },
+    /// The sandbox has its root.
+    Attached,
     /// The daemon has to clear up what there is of it.
     Failed { error: String },
 }
@@ -102,8 +113,21 @@ struct Made {
 
 /// A worker's life: waits for its job, does it, reports. End of file instead of a job ends it.
 pub(super) fn work(socket: BorrowedFd<'_>, workshop: &Workshop) -> io::Result<()> {
-    let Some((job, _)) = protocol::receive::<Job>(socket)? else { return Ok(()) };
-    match make(&job, workshop) {
+    match protocol::receive::<Job>(socket)? {
+        None => Ok(()),
+        Some((Job::Make(making), _)) => make_and_report(socket, &making, workshop),
+        Some((Job::Attach(attachment), _)) => {
+            let report = match root::attach(&attachment) {
+                Ok(()) => Report::Attached,
+                Err(error) => Report::Failed { error: chain(&error) },
+            };
+            protocol::send(socket, &report, &[])
+        }
+    }
+}
+
+fn make_and_report(socket: BorrowedFd<'_>, job: &Making, workshop: &Workshop) -> io::Result<()> {
+    match make(job, workshop) {
         Ok(made) => {
             let files = made.files.iter().map(|(file, _)| *file).collect();
             let mut descriptors = vec![made.control.as_fd(), made.pidfd.as_fd()];
@@ -124,7 +148,7 @@ pub(super) fn work(socket: BorrowedFd<'_>, workshop: &Workshop) -> io::Result<()
     Ok(())
 }
 
-fn make(job: &Job, workshop: &Workshop) -> Result<Made, MakeError> {
+fn make(job: &Making, workshop: &Workshop) -> Result<Made, MakeError> {
     let mut steps = Steps::begin();
     let bundle = format!("{BUNDLES}/{}", job.id);
     write_bundle(&bundle, job, workshop).map_err(MakeError::Configuration)?;
@@ -171,7 +195,7 @@ fn make(job: &Job, workshop: &Workshop) -> Result<Made, MakeError> {
     Ok(Made { pid, control, pidfd, files, egress, steps: steps.done })
 }
 
-fn write_bundle(bundle: &str, job: &Job, workshop: &Workshop) -> io::Result<()> {
+fn write_bundle(bundle: &str, job: &Making, workshop: &Workshop) -> io::Result<()> {
     let sandbox = spec::Sandbox {
         root: if job.scratch > 0 { ROOT_WITH_TMP } else { ROOT },
         cgroup: &job.cgroup,

@@ -7,5 +7,6 @@ mod isolation;
 mod limits;
 mod network;
 mod removal;
+mod root;
 mod speed;
 mod support;

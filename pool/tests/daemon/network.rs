@@ -4,7 +4,7 @@ use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 
-use baton_pool::protocol::{FromDaemon, Question, SandboxId, ToDaemon};
+use baton_pool::protocol::{Question, SandboxId, ToDaemon};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::support::{Daemon, LIMITS};
@@ -13,13 +13,7 @@ use crate::support::{Daemon, LIMITS};
 const PORT: u16 = 3128;
 
 fn clients(daemon: &mut Daemon, id: u64, count: u8) -> Result<Vec<OwnedFd>, String> {
-    daemon.tell(&ToDaemon::Ask { id: SandboxId(id), question: Question::Clients { count } });
-    match daemon.hear() {
-        (FromDaemon::Answer { id: SandboxId(answered), done }, sockets) if answered == id => {
-            done.map(|()| sockets)
-        }
-        (other, _) => panic!("{other:?}"),
-    }
+    daemon.ask(SandboxId(id), Question::Clients { count })
 }
 
 /// Connects a socket that does not wait.

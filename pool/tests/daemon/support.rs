@@ -11,9 +11,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use baton_pool::activation::{Activating, Limits, Parked, Start, StartFailure};
+use baton_pool::activation::{Activating, Limits, Parked, Program, Start, StartFailure};
 use baton_pool::daemon::sweep::{RunLock, sweep};
-use baton_pool::protocol::{self, FromDaemon, SandboxId, Step, ToDaemon};
+use baton_pool::protocol::{self, FromDaemon, Question, SandboxId, Step, ToDaemon};
 use rustix::event::{PollFd, PollFlags, poll};
 
 pub(crate) const LIMITS: Limits = Limits { memory: 64 << 20, cpu: 1.0, pids: 16, descriptors: 128 };
@@ -22,6 +22,7 @@ pub(crate) const LIMITS: Limits = Limits { memory: 64 << 20, cpu: 1.0, pids: 16,
 pub(crate) struct Daemon {
     pub(crate) run: Run,
     pub(crate) host: OwnedFd,
+    pub(crate) supervisor: OwnedFd,
     pub(crate) process: Child,
 }
 
@@ -85,20 +86,37 @@ impl Daemon {
 
     pub(crate) fn start_in(run: Run, workers: u32) -> Daemon {
         let (daemon, host) = protocol::channel().unwrap();
+        let (daemons, supervisor) = protocol::channel().unwrap();
         let process = Command::new(example())
             .arg(run.state_root.join("run"))
             .args([run.cgroup(), workers.to_string(), "2000000".to_owned(), "2004096".to_owned()])
             .env_clear()
             .stdin(Stdio::from(daemon))
+            .stdout(Stdio::from(daemons))
             .spawn()
             .unwrap();
-        let mut started = Daemon { run, host, process };
+        let mut started = Daemon { run, host, supervisor, process };
         assert!(matches!(started.hear().0, FromDaemon::Ready { .. }));
         started
     }
 
     pub(crate) fn tell(&self, message: &ToDaemon) {
         protocol::send(&self.host, message, &[]).unwrap();
+    }
+
+    /// Has the daemon do something in a sandbox.
+    pub(crate) fn ask(
+        &mut self,
+        id: SandboxId,
+        question: Question,
+    ) -> Result<Vec<OwnedFd>, String> {
+        self.tell(&ToDaemon::Ask { id, question });
+        match self.hear() {
+            (FromDaemon::Answer { id: answered, done }, descriptors) if answered == id => {
+                done.map(|()| descriptors)
+            }
+            (other, _) => panic!("{other:?}"),
+        }
     }
 
     pub(crate) fn hear(&mut self) -> (FromDaemon, Vec<OwnedFd>) {
@@ -181,12 +199,22 @@ impl Sandbox {
         limits: Limits,
         executable: &File,
     ) -> Result<Function, StartFailure> {
+        let program = Program::Executable(executable.try_clone().unwrap().into());
+        self.start(run, limits, &program)
+    }
+
+    pub(crate) fn start(
+        self,
+        run: &Run,
+        limits: Limits,
+        program: &Program,
+    ) -> Result<Function, StartFailure> {
         let socket = run.state_root.join(format!("{}.sock", self.id));
         let listener = UnixListener::bind(&socket).unwrap();
         let (output, inside) = UnixStream::pair().unwrap();
         let start = Start {
-            executable: executable.as_fd(),
-            listener: listener.as_fd(),
+            program,
+            listener: Some(listener.as_fd()),
             stdout: inside.as_fd(),
             stderr: inside.as_fd(),
             argv: &[c"server".to_owned(), c"--flag".to_owned()],
@@ -253,17 +281,26 @@ pub(crate) fn server() -> &'static Path {
 
 /// The static executable of a function in `tests/programs`, compiled when its source has changed.
 pub(crate) fn program(name: &str) -> PathBuf {
+    compiled(name, name, "-Ctarget-feature=+crt-static")
+}
+
+/// The same, for a root that has its libraries.
+pub(crate) fn dynamic_program(name: &str) -> PathBuf {
+    compiled(name, &format!("{name}-dynamic"), "-Ctarget-feature=-crt-static")
+}
+
+fn compiled(source: &str, name: &str, linkage: &str) -> PathBuf {
     let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
     let (executable, fresh) =
         (directory.join(name), directory.join(format!("{name}-{}", std::process::id())));
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/programs/{name}.rs"));
+    let source = &Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/programs/{source}.rs"));
     let modified = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
-    if modified(&executable) < modified(&source) {
+    if modified(&executable) < modified(source) {
         let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
         let status = Command::new("rustc")
-            .args(["--edition=2024", "-O", "-Ctarget-feature=+crt-static", "--target"])
+            .args(["--edition=2024", "-O", linkage, "--target"])
             .args([&target, "-o"])
-            .args([&fresh, &source])
+            .args([&fresh, source])
             .status()
             .unwrap();
         assert!(status.success());

@@ -5,14 +5,14 @@
 #[path = "../daemon/support.rs"]
 mod support;
 
-use baton_pool::activation::Limits;
+use baton_pool::activation::{Limits, Program};
 use baton_pool::client::{Pool, PoolConfig, PoolEvent};
 use baton_pool::lease::Lease;
 use baton_pool::output::Stream;
 use baton_pool::protocol::{self, Exit, SandboxId};
 use baton_pool::reason::{LeaseError, Reason};
 use baton_pool::schedule::{Cause, FunctionId, KeepAlive};
-use baton_pool::spec::FunctionSpec;
+use baton_pool::spec::{FunctionSpec, Listen};
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io;
@@ -161,7 +161,9 @@ fn faulty(arguments: &[&std::ffi::CStr]) -> FunctionSpec {
 fn spec(executable: &Path, argv: &[&std::ffi::CStr]) -> FunctionSpec {
     FunctionSpec {
         name: "function".into(),
-        executable: File::open(executable).unwrap().into(),
+        program: Program::Executable(File::open(executable).unwrap().into()),
+        root: None,
+        listen: Listen::Inherited,
         argv: argv.iter().map(|argument| CString::from(*argument)).collect(),
         env: Vec::new(),
         limits: Limits { ..LIMITS },

@@ -64,6 +64,13 @@ fn answer(path: &str) -> String {
             }
             Err(error) => error.to_string(),
         },
+        ["listen-unix", ..] => match UnixListener::bind(&path["/listen-unix".len()..]) {
+            Ok(listener) => {
+                std::thread::spawn(move || listener.accept().map(|(mut stream, _)| stream.write_all(b"hello")));
+                "listening".into()
+            }
+            Err(error) => error.to_string(),
+        },
         ["exit", status] => std::process::exit(status.parse().expect("a status")),
         _ => "hello".into(),
     }
