@@ -111,9 +111,9 @@ impl Deployer {
     fn revision(&self, deployment: &Deployment) -> anyhow::Result<(Arc<Function>, Option<Code>)> {
         let spec = &deployment.spec;
         let native = match (&self.sandboxing, &deployment.native) {
-            (Some(sandboxing), Some(executable)) => Some(
+            (Some(sandboxing), Some(build)) => Some(
                 sandboxing
-                    .add(spec, executable)
+                    .add(spec, build)
                     .with_context(|| format!("cannot deploy the native build of {}", spec.name))?,
             ),
             _ => None,

@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
-use baton_pool::protocol;
+use baton_pool::protocol::{self, Root};
 use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -31,13 +31,13 @@ enum Message {
     },
     /// Until all are there. Descriptors: some of the listeners, in the manifest's order.
     Listeners,
-    /// One for each function. Descriptors: the component, the native build.
+    /// One for each function. Descriptors: the component, the native build's executable.
     Function {
         spec: Box<manifest::Function>,
         digest: String,
         component: Option<String>,
         precompiled: bool,
-        native: bool,
+        native: Option<NativeForm>,
     },
     /// A pool daemon was started. Descriptor: the socket to it.
     Pool,
@@ -65,8 +65,50 @@ pub struct Deployment {
     pub component: Option<Artifact>,
     /// Whether the component is machine code already, which somebody vouched for.
     pub precompiled: bool,
-    /// The static executable.
-    pub native: Option<OwnedFd>,
+    /// The native build.
+    pub native: Option<NativeBuild>,
+}
+
+/// A native build, as it is started.
+#[derive(Debug)]
+pub struct NativeBuild {
+    /// The static executable; `None` when the program is in the root.
+    pub executable: Option<OwnedFd>,
+    /// The root of its sandboxes; `None` for the empty one.
+    pub root: Option<FunctionRoot>,
+    /// The program in the root.
+    pub command: Option<Command>,
+}
+
+/// A root that sandboxes get; the pool daemon knows it by its number.
+#[derive(Debug)]
+pub struct FunctionRoot {
+    /// What the daemon is told.
+    pub root: Root,
+    /// The directory, which the supervisor keeps to itself; `None` for one that is empty but for a place for the
+    /// function's socket.
+    pub directory: Option<OwnedFd>,
+}
+
+/// A program in a root.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Command {
+    /// Where it is, absolute.
+    pub path: String,
+    /// Where it starts; empty for `/`.
+    pub directory: String,
+    /// Its arguments, its name first.
+    pub arguments: Vec<String>,
+    /// What an image sets in its environment; the manifest's wins.
+    pub env: Vec<(String, String)>,
+}
+
+/// A [`NativeBuild`] but for its descriptor.
+#[derive(Debug, Serialize, Deserialize)]
+struct NativeForm {
+    executable: bool,
+    root: Option<Root>,
+    command: Option<Command>,
 }
 
 impl Deployment {
@@ -218,10 +260,15 @@ impl Deployment {
             digest: self.digest.clone(),
             component: self.component.as_ref().map(|component| component.digest.clone()),
             precompiled: self.precompiled,
-            native: self.native.is_some(),
+            native: self.native.as_ref().map(|native| NativeForm {
+                executable: native.executable.is_some(),
+                root: native.root.as_ref().map(|own| own.root.clone()),
+                command: native.command.clone(),
+            }),
         };
         let component = self.component.as_ref().map(|component| component.file.as_fd());
-        let native = self.native.as_ref().map(AsFd::as_fd);
+        let native = self.native.as_ref().and_then(|native| native.executable.as_ref());
+        let native = native.map(AsFd::as_fd);
         let fds: Vec<_> = component.into_iter().chain(native).collect();
         protocol::send(socket, &message, &fds)
     }
@@ -272,7 +319,14 @@ impl Deployment {
         let Message::Function { spec, digest, component, precompiled, native } = message else {
             return Err(unexpected(&message));
         };
-        let native = native.then(|| take(&mut fds)).transpose()?;
+        let native = match native {
+            Some(NativeForm { executable, root, command }) => {
+                let executable = executable.then(|| take(&mut fds)).transpose()?;
+                let root = root.map(|root| FunctionRoot { root, directory: None });
+                Some(NativeBuild { executable, root, command })
+            }
+            None => None,
+        };
         let component = component
             .map(|digest| take(&mut fds).map(|file| Artifact { file, digest }))
             .transpose()?;

@@ -120,14 +120,14 @@ fn host_process(arguments: &HostArguments) -> anyhow::Result<()> {
 /// The pool daemon; it must not have had a thread before.
 fn pool_daemon(arguments: PoolArguments) -> anyhow::Result<()> {
     take_signals()?;
-    let host = inherited(arguments.host)?;
+    let (host, supervisor) = (inherited(arguments.host)?, inherited(arguments.control)?);
     let config = baton_pool::daemon::Config {
         state: arguments.state,
         cgroup_parent: arguments.cgroup,
         workers: POOL_WORKERS,
         uids: sandbox_users(std::process::id()),
     };
-    Ok(baton_pool::daemon::run(config, host)?)
+    Ok(baton_pool::daemon::run(config, host, supervisor)?)
 }
 
 /// Sandboxes made at once.

@@ -5,15 +5,14 @@
 
 pub mod component;
 pub mod elf;
+pub(crate) mod rootfs;
 
 use std::fs::File;
-use std::io::{self, Read, Seek};
+use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
-
-use crate::manifest::{Fault, Faults, Function, Instances, Manifest, Misfit, NativeSource};
+use crate::manifest::{Fault, Faults, Function, Instances, Listen, Manifest, Misfit, NativeSource};
 use component::{Generation, InspectError};
 use elf::Linkage;
 
@@ -50,7 +49,9 @@ pub fn check(
     let components = manifest.functions.iter().map(|function| {
         if let Some(source) = &function.native {
             let key = format!("function.{}.native", function.name);
-            check.at(key, native(source));
+            check.at(key, native(source, &function.listen));
+            let key = format!("function.{}.listen", function.name);
+            check.at(key, rootfs::socket(&function.listen));
         }
         let key = format!("function.{}.component", function.name);
         function
@@ -114,10 +115,10 @@ fn wasm(function: &Function, path: &Path, precompiled: Precompiled) -> Result<Co
     }
 }
 
-fn native(source: &NativeSource) -> Result<(), Misfit> {
+fn native(source: &NativeSource, listen: &Listen) -> Result<(), Misfit> {
     match source {
         NativeSource::Executable(path) => executable(path),
-        NativeSource::Rootfs { dir, command } => rootfs(dir, command),
+        NativeSource::Rootfs { dir, command } => rootfs::check(dir, command, listen),
         NativeSource::Image(path) if path.join("oci-layout").is_file() => Ok(()),
         NativeSource::Image(path) if path.is_dir() => {
             Err(about(path, "has no oci-layout", "an OCI layout or an archive of one"))
@@ -148,46 +149,6 @@ fn runnable(mut file: &File) -> Result<Linkage, String> {
         return Err(format!("has the mode {:03o} and may not be executed: chmod +x", mode & 0o777));
     }
     Ok(linkage)
-}
-
-fn rootfs(dir: &Path, command: &[String]) -> Result<(), Misfit> {
-    let program = command.first().map_or("/", String::as_str);
-    let inside = |path: &str, problem: &dyn std::fmt::Display| {
-        about(dir, format!("as a rootfs: {path} {problem}"), "")
-    };
-    let root =
-        File::open(dir).map_err(|error| about(dir, format!("cannot be read: {error}"), ""))?;
-    if !dir.is_dir() {
-        return Err(about(dir, "is not a directory", "the directory that becomes /"));
-    }
-    let file = within(&root, program)
-        .map_err(|error| inside(program, &format!("cannot be read: {error}")))?;
-    let mut start = [0; 2];
-    let is_script = (&file).read_exact(&mut start).is_ok() && start == *b"#!";
-    (&file).rewind().map_err(|error| inside(program, &error))?;
-    if is_script {
-        return Ok(());
-    }
-    match runnable(&file).map_err(|problem| inside(program, &problem))? {
-        Linkage::Static => Ok(()),
-        Linkage::Dynamic { interpreter } => {
-            within(&root, &interpreter).map(drop).map_err(|error| {
-                inside(
-                    program,
-                    &format!("asks for the loader {interpreter}, which cannot be read: {error}"),
-                )
-            })
-        }
-    }
-}
-
-/// Opens a path as a process whose root is `root` would, symbolic links included.
-fn within(root: &File, path: &str) -> io::Result<File> {
-    let how = OpenHow::new()
-        .flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
-        .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    let file = File::from(openat2(root, path, how)?);
-    if file.metadata()?.is_file() { Ok(file) } else { Err(io::ErrorKind::IsADirectory.into()) }
 }
 
 #[cfg(test)]

@@ -1,23 +1,23 @@
 //! The pool as the host uses it: one for the process, a revision in it for each function.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::CString;
+use std::ffi::{CString, NulError};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use baton_otel::RequestContext;
 use baton_otel::names::span;
-use baton_pool::activation::Limits;
+use baton_pool::activation::{Limits, Program};
 use baton_pool::client::{Pool, PoolConfig, PoolEvent};
 use baton_pool::reason::LeaseError;
 use baton_pool::schedule::{Counts, FunctionId, KeepAlive, Quarantine};
-use baton_pool::spec::FunctionSpec;
+use baton_pool::spec::{FunctionSpec, Listen};
 use serde_json::{Value, json};
 use tokio_util::task::TaskTracker;
 
 use super::{Connection, Lease, cause, prepare};
-use crate::handover::Handover;
+use crate::handover::{Handover, NativeBuild};
 use crate::host::Host;
 use crate::manifest::{self, Function};
 use crate::observer::Observer;
@@ -99,22 +99,27 @@ impl Sandboxing {
         self.pool.connect(daemon);
     }
 
-    /// Adds a revision of a function whose native build is `executable`.
+    /// Adds a revision of a function whose native build is `build`.
     ///
     /// # Errors
     /// When its environment holds a zero byte or the process is out of descriptors.
     pub fn add(
         self: &Arc<Self>,
         function: &Function,
-        executable: &OwnedFd,
+        build: &NativeBuild,
     ) -> anyhow::Result<Native> {
-        let env = function.env.iter().map(|(name, value)| CString::new(format!("{name}={value}")));
         let (limits, sandboxes) = (&function.limits, &function.sandboxes);
         let id = self.pool.add(FunctionSpec {
             name: function.name.as_str().into(),
-            executable: executable.try_clone()?,
-            argv: vec![CString::new(function.name.as_str())?],
-            env: env.collect::<Result<_, _>>()?,
+            program: program(build)?,
+            root: build.root.as_ref().map(|own| own.root.number),
+            listen: match function.listen {
+                manifest::Listen::Inherited => Listen::Inherited,
+                manifest::Listen::Unix(_) => Listen::Unix,
+                manifest::Listen::Tcp(port) => Listen::Tcp(port),
+            },
+            argv: arguments(function, build)?,
+            env: environment(function, build)?,
             limits: Limits {
                 memory: limits.memory.0,
                 cpu: limits.cpu,
@@ -211,6 +216,32 @@ impl Native {
     pub fn quarantine(&self) -> Option<Value> {
         self.sandboxing.pool.quarantine(self.id).as_ref().map(describe_quarantine)
     }
+}
+
+fn program(build: &NativeBuild) -> anyhow::Result<Program> {
+    match (&build.executable, &build.command) {
+        (Some(executable), _) => Ok(Program::Executable(executable.try_clone()?)),
+        (None, Some(command)) => Ok(Program::Path {
+            path: CString::new(command.path.as_str())?,
+            directory: CString::new(command.directory.as_str())?,
+        }),
+        (None, None) => anyhow::bail!("it has neither an executable nor a command"),
+    }
+}
+
+fn arguments(function: &Function, build: &NativeBuild) -> Result<Vec<CString>, NulError> {
+    let alone = std::slice::from_ref(&function.name);
+    let arguments = build.command.as_ref().map_or(alone, |command| &command.arguments);
+    arguments.iter().map(|argument| CString::new(argument.as_str())).collect()
+}
+
+/// What the manifest says, and what an image says that the manifest does not.
+fn environment(function: &Function, build: &NativeBuild) -> Result<Vec<CString>, NulError> {
+    let said = build.command.iter().flat_map(|command| &command.env);
+    let said = said.filter(|(name, _)| !function.env.contains_key(name));
+    let said = said.map(|(name, value)| (name, value));
+    let entries = function.env.iter().chain(said);
+    entries.map(|(name, value)| CString::new(format!("{name}={value}"))).collect()
 }
 
 fn by_state(counts: &Counts) -> Value {

@@ -12,49 +12,50 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use sha2::{Digest, Sha256};
 
 use super::Misuse;
+use super::natives;
 use crate::artifact::Component;
 use crate::handover::{Artifact, Deployment, TlsFiles};
-use crate::manifest::{self, Manifest, NativeSource};
+use crate::manifest::{self, Manifest};
 use crate::wasm::hex;
 
 /// An artifact that cannot be opened.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot open {}", path.display())]
 pub struct OpenError {
-    path: PathBuf,
+    pub(super) path: PathBuf,
     #[source]
-    source: io::Error,
+    pub(super) source: io::Error,
 }
 
-/// Opens every artifact of the manifest.
+/// Opens every artifact of the manifest; `roots` is the last number that a root got.
 pub(super) fn open(
     manifest: &Manifest,
     components: &[Option<Component>],
+    roots: &mut u32,
 ) -> Result<Vec<Deployment>, OpenError> {
     let found = components.iter().map(Option::as_ref).chain(std::iter::repeat(None));
-    manifest.functions.iter().zip(found).map(|(spec, found)| deployment(spec, found)).collect()
+    let functions = manifest.functions.iter().zip(found);
+    functions.map(|(spec, found)| deployment(spec, found, roots)).collect()
 }
 
 fn deployment(
     spec: &manifest::Function,
     found: Option<&Component>,
+    roots: &mut u32,
 ) -> Result<Deployment, OpenError> {
     let component = spec.component.as_deref().filter(|_| spec.policy.uses_wasm());
     let component = component.map(seal).transpose()?;
-    let native = match &spec.native {
-        Some(NativeSource::Executable(path)) if spec.policy.uses_native() => Some(seal(path)?),
-        _ => None,
-    };
     let mut revision = Sha256::new();
-    for artifact in component.iter().chain(&native) {
+    if let Some(artifact) = &component {
         revision.update(&artifact.digest);
     }
+    let native = natives::open(spec, roots, &mut revision)?;
     Ok(Deployment {
         spec: spec.clone(),
         digest: format!("sha256:{}", hex(&revision.finalize())),
         component,
         precompiled: found == Some(&Component::Precompiled),
-        native: native.map(|native| native.file),
+        native,
     })
 }
 

@@ -29,6 +29,9 @@ pub struct PoolArguments {
     /// Descriptor of the socket to the host.
     #[arg(long)]
     pub host: RawFd,
+    /// Descriptor of the socket to the supervisor.
+    #[arg(long)]
+    pub control: RawFd,
     /// The run's directory.
     #[arg(long)]
     pub state: std::path::PathBuf,
@@ -40,7 +43,7 @@ pub struct PoolArguments {
 /// A process that was started.
 pub(super) struct Child {
     pub pid: Pid,
-    /// The supervisor's end of its socket; the pool daemon has none.
+    /// The supervisor's end of its socket.
     pub control: OwnedFd,
 }
 
@@ -64,18 +67,20 @@ impl Child {
     }
 
     /// Starts the pool daemon on its end of the socket to the host.
-    pub(super) fn pool(theirs: OwnedFd, run_dir: &RunDir) -> anyhow::Result<Self> {
+    pub(super) fn pool(to_host: OwnedFd, run_dir: &RunDir) -> anyhow::Result<Self> {
+        let (ours, theirs) = baton_pool::protocol::channel()?;
         let mut command = baton(POOL_COMMAND);
         // It needs nothing of the environment but the log's filter.
         command
             .env_clear()
             .envs(std::env::var_os("BATON_LOG").map(|filter| ("BATON_LOG", filter)))
-            .args(["--host", &theirs.as_raw_fd().to_string()])
+            .args(["--host", &to_host.as_raw_fd().to_string()])
+            .args(["--control", &theirs.as_raw_fd().to_string()])
             .arg("--state")
             .arg(run_dir.pool()?)
             .args(["--cgroup", run_dir.cgroup()]);
-        let pid = spawn(command, &[&theirs])?;
-        Ok(Self { pid, control: theirs })
+        let pid = spawn(command, &[&to_host, &theirs])?;
+        Ok(Self { pid, control: ours })
     }
 
     pub(super) fn terminate(&self) {

@@ -18,6 +18,7 @@
 mod artifacts;
 mod child;
 mod listeners;
+mod natives;
 mod reload;
 mod run_dir;
 mod signals;
@@ -144,7 +145,8 @@ pub fn run(origin: Origin<'_>, places: &Places, environment: &Environment) -> an
     crate::host::telemetry_settings(&manifest.telemetry, environment).map_err(Misuse::Telemetry)?;
     let run_dir = RunDir::create(places)?;
     let listeners = Listeners::bind(&manifest.host).map_err(Misuse::Bind)?;
-    let deployments = artifacts::open(&manifest, &components)?;
+    let mut roots = 0;
+    let deployments = artifacts::open(&manifest, &components, &mut roots)?;
     let tls = artifacts::tls(&manifest.host)?;
     let cache = artifacts::cache(&manifest.host);
     let sockets = missing.is_empty().then(|| run_dir.sockets(&manifest.host));
@@ -158,6 +160,7 @@ pub fn run(origin: Origin<'_>, places: &Places, environment: &Environment) -> an
         origin,
         manifest,
         deployments,
+        roots,
         tls,
         cache,
         missing,
@@ -203,6 +206,8 @@ struct Supervisor<'a> {
     /// What is in use of it.
     manifest: Manifest,
     deployments: Vec<Deployment>,
+    /// The last number that a root got.
+    roots: u32,
     tls: Option<TlsFiles>,
     cache: Option<OwnedFd>,
     /// What this machine lacks for sandboxes; empty when they can be made.
@@ -281,6 +286,18 @@ impl Supervisor<'_> {
         Ok(())
     }
 
+    /// Tells a daemon of the roots after this number.
+    fn tell_roots(&self, daemon: &OwnedFd, after: u32) {
+        let builds = self.deployments.iter().filter_map(|function| function.native.as_ref());
+        let roots = builds.filter_map(|build| build.root.as_ref());
+        for root in roots.filter(|own| own.root.number > after) {
+            // One that died at once is started again and told anew.
+            if let Err(error) = natives::send(root, daemon) {
+                tracing::warn!(%error, "cannot tell the pool daemon of a root");
+            }
+        }
+    }
+
     /// Starts a pool daemon, where sandboxes can be made.
     fn start_pool(&mut self) -> anyhow::Result<()> {
         if self.sandboxes.is_none() {
@@ -288,6 +305,7 @@ impl Supervisor<'_> {
         }
         let (hosts_end, pools_end) = baton_pool::protocol::channel()?;
         let child = Child::pool(pools_end, &self.run_dir)?;
+        self.tell_roots(&child.control, 0);
         if let Some(host) = &self.host {
             // A host that has just died gets the next daemon's socket when it is started again.
             let _ = handover::send_pool(&host.child.control, &hosts_end);

@@ -34,10 +34,14 @@ impl Supervisor<'_> {
         for key in fixed(&self.manifest, &manifest) {
             tracing::warn!("reload: {key} cannot change without a restart; it stays as it was");
         }
-        let mut deployments = artifacts::open(&manifest, &components)?;
+        let known = self.roots;
+        let mut deployments = artifacts::open(&manifest, &components, &mut self.roots)?;
         reuse(&mut self.deployments, &mut deployments);
         self.deployments = deployments;
         self.manifest.functions = manifest.functions;
+        if let Some(pool) = &self.pool {
+            self.tell_roots(&pool.child.control, known);
+        }
         if let Some(host) = &self.host
             && let Err(error) = handover::send_functions(&host.child.control, &self.deployments)
         {

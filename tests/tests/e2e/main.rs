@@ -10,6 +10,7 @@ mod listeners;
 mod natives;
 mod processes;
 mod reload;
+mod roots;
 mod sandboxes;
 mod soak;
 mod third;

@@ -1,0 +1,63 @@
+//! Native programs that are no functions of ours, and root file systems for them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::functions::target_dir;
+
+/// How a program gets its libraries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Linkage {
+    /// It contains them.
+    Static,
+    /// They are in its root.
+    Dynamic,
+}
+
+/// The program `tests/programs/server.rs`, compiled when its source is newer.
+///
+/// # Panics
+/// When it does not compile.
+#[must_use]
+pub fn server(linkage: Linkage) -> PathBuf {
+    let (name, option) = match linkage {
+        Linkage::Static => ("server-static", "-Ctarget-feature=+crt-static"),
+        Linkage::Dynamic => ("server-dynamic", "-Ctarget-feature=-crt-static"),
+    };
+    let directory = target_dir().join("tests-programs");
+    fs::create_dir_all(&directory).expect("a writable target directory");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs/server.rs");
+    let executable = directory.join(name);
+    let modified = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
+    if modified(&executable) < modified(&source) {
+        // Tests run side by side: each compiles its own, and the last one stays.
+        let fresh = directory.join(format!("{name}-{}", std::process::id()));
+        let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+        let mut rustc = Command::new("rustc");
+        rustc.args(["--edition=2024", "-O", option, "--target", &target, "-o"]);
+        let status = rustc.args([&fresh, &source]).status().expect("rustc starts");
+        assert!(status.success(), "the server does not compile");
+        fs::rename(&fresh, &executable).expect("a writable target directory");
+    }
+    executable
+}
+
+/// Makes `root` a root file system of this program, at `/bin/NAME`, with the libraries that its loader finds here.
+///
+/// # Panics
+/// When `root` cannot be written.
+pub fn install(root: &Path, program: &Path) {
+    for directory in ["bin", "dev", "proc", "run", "tmp"] {
+        fs::create_dir_all(root.join(directory)).expect("a writable directory");
+    }
+    let name = program.file_name().expect("a program has a name");
+    fs::copy(program, root.join("bin").join(name)).expect("a readable program");
+    let listed = Command::new("ldd").arg(program).output().expect("ldd starts").stdout;
+    let listed = String::from_utf8(listed).expect("paths that are text");
+    for library in listed.split_whitespace().filter(|word| word.starts_with('/')) {
+        let to = root.join(library.trim_start_matches('/'));
+        fs::create_dir_all(to.parent().expect("a directory")).expect("a writable directory");
+        fs::copy(library, to).expect("a readable library");
+    }
+}
