@@ -68,8 +68,8 @@ pub(super) fn keep(root: &Root, tree: Option<OwnedFd>) -> io::Result<()> {
         }
         None => {
             let socket = root.socket.as_deref().and_then(Path::parent).map(inside);
-            let kept = KEPT.iter().map(PathBuf::from).chain(socket.transpose()?);
-            kept.map(|kept| fs::create_dir_all(directory.join(kept))).collect()
+            let mut kept = KEPT.iter().map(PathBuf::from).chain(socket.transpose()?);
+            kept.try_for_each(|kept| fs::create_dir_all(directory.join(kept)))
         }
     }
 }
