@@ -69,6 +69,10 @@ impl<C: Send + 'static> Driver<C> {
         for effect in work.effects {
             self.run(effect);
         }
+        if self.closed {
+            // Nothing may ever come again, above all where there was no daemon.
+            return;
+        }
         if let Some(daemon) = work.daemon {
             self.connect(daemon);
         }
