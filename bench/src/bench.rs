@@ -16,11 +16,18 @@ pub struct Bench {
 }
 
 /// All of them.
-pub const BENCHES: &[Bench] = &[Bench {
-    name: "noise",
-    about: "the same Baton against itself: what a difference of nothing looks like here",
-    run: crate::noise::run,
-}];
+pub const BENCHES: &[Bench] = &[
+    Bench {
+        name: "noise",
+        about: "the same Baton against itself: what a difference of nothing looks like here",
+        run: crate::noise::run,
+    },
+    Bench {
+        name: "pool",
+        about: "starts from sandboxes beside posix_spawn, libcontainer, runc and crun; a thousand alive",
+        run: crate::pool::run,
+    },
+];
 
 /// What a bench is run with.
 #[derive(Clone, Debug)]

@@ -17,6 +17,22 @@ pub enum Command {
     /// Measure everything of a name, side by side with what it is compared with; without a name,
     /// list them
     Bench(BenchArguments),
+    /// Have libcontainer run a bundle, as runc and crun do; for `bench pool`
+    #[command(hide = true)]
+    Container(ContainerArguments),
+}
+
+/// `baton-bench container`.
+#[derive(Debug, Args)]
+pub struct ContainerArguments {
+    /// Where libcontainer keeps its state
+    #[arg(long)]
+    pub state: std::path::PathBuf,
+    /// The bundle
+    #[arg(long)]
+    pub bundle: std::path::PathBuf,
+    /// The container's name
+    pub id: String,
 }
 
 /// `baton-bench bench`.

@@ -18,6 +18,7 @@ pub mod load;
 pub mod machine;
 mod noise;
 pub mod patterns;
+pub mod pool;
 pub mod progress;
 pub mod results;
 pub mod schedule;

@@ -4,12 +4,16 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use baton_bench::bench::{self, BENCHES, Session};
-use baton_bench::cli::{BenchArguments, Cli, Command};
+use baton_bench::cli::{BenchArguments, Cli, Command, ContainerArguments};
+use baton_bench::pool;
 use clap::Parser as _;
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Bench(arguments) => run_bench(&arguments),
+        Command::Container(ContainerArguments { state, bundle, id }) => {
+            pool::container(&state, &bundle, &id)
+        }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

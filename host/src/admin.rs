@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use crate::function::Function;
 use crate::host::Host;
 use crate::metrics;
+use crate::native;
 use crate::server::Listener;
 use crate::tier::Tier;
 
@@ -120,7 +121,12 @@ async fn functions(State(host): State<Arc<Host>>) -> Json<Value> {
 async fn function(State(host): State<Arc<Host>>, Path(name): Path<String>) -> Response {
     let functions = host.functions.load();
     match functions.list().iter().find(|function| function.name() == name) {
-        Some(function) => Json(describe(function)).into_response(),
+        Some(function) => {
+            let mut described = describe(function);
+            let used = function.native.as_ref().map(|native| native.consumption());
+            described["usage"] = used.as_ref().map(native::describe_consumption).into();
+            Json(described).into_response()
+        }
         None => problem(StatusCode::NOT_FOUND, "no such function"),
     }
 }
@@ -154,8 +160,8 @@ fn describe(function: &Function) -> Value {
 
 async fn sandboxes(State(host): State<Arc<Host>>) -> Json<Value> {
     Json(json!({
-        "sandboxes": crate::native::sandboxes(&host),
-        "quarantine": crate::native::quarantined(&host),
+        "sandboxes": native::sandboxes(&host),
+        "quarantine": native::quarantined(&host),
     }))
 }
 

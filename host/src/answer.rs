@@ -13,7 +13,7 @@ use http_body_util::Full;
 use tokio::time::Sleep;
 
 use crate::in_flight::InFlight;
-use crate::native::NativeBody;
+use crate::native::{NativeBody, NativeFailure};
 use crate::record::Outcome;
 use crate::wasm::GuestBody;
 
@@ -26,7 +26,7 @@ pub enum BrokenOff {
     Guest(#[source] crate::wasm::Failure),
     /// The native function failed after its head was sent.
     #[error("the native function broke off its answer")]
-    Native(#[source] hyper::Error),
+    Native(#[source] NativeFailure),
     /// The answer took longer than the function's timeout.
     #[error("the answer took longer than the function's timeout")]
     Timeout,

@@ -10,6 +10,7 @@
 //! answer: the body gives the sandbox back at its end; dropped before, the sandbox is removed
 //! ```
 
+mod cpu_time;
 pub(crate) mod prepare;
 mod sandboxing;
 
@@ -33,7 +34,7 @@ use crate::record::{Record, Served};
 use crate::request_body::{Intake, RequestBody};
 use crate::service::strip_hop_by_hop;
 use crate::tier::{Reason, Tier};
-pub use sandboxing::{Native, Sandboxing, quarantined, sandboxes};
+pub use sandboxing::{Native, Sandboxing, describe_consumption, quarantined, sandboxes};
 
 /// A connection kept alive to a function in its sandbox.
 type Connection = SendRequest<RequestBody>;
@@ -112,9 +113,16 @@ async fn forward(
     record.pass_on(request.headers_mut());
     *request.version_mut() = Version::HTTP_11;
     let again = repeatable(function, request.method()).then(|| head_of(&request));
-    match connection.try_send_request(request).await {
+    let mut watch: Watch = Box::pin(cpu_time::watch(&function.spec, lease.meter()));
+    let sent = tokio::select! {
+        biased;
+        sent = connection.try_send_request(request) => sent,
+        // The sandbox, which is at work still, goes with its lease.
+        () = &mut watch => return Attempt::Failed(cpu_time::problem(&function.spec)),
+    };
+    match sent {
         Ok(response) => {
-            let mut response = response.map(|body| NativeBody::new(body, lease, connection));
+            let mut response = response.map(|body| NativeBody::new(body, lease, connection, watch));
             strip_hop_by_hop(response.headers_mut());
             Attempt::Answered(response)
         }
@@ -218,11 +226,26 @@ pub struct NativeBody {
     body: Incoming,
     /// `None` once the sandbox was given back.
     held: Option<(Lease, Connection)>,
+    watch: Watch,
+}
+
+/// Ready when the request has used up its CPU time.
+type Watch = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Why the body of an answer broke off.
+#[derive(Debug, thiserror::Error)]
+pub enum NativeFailure {
+    /// The connection to the sandbox did.
+    #[error("the connection to the sandbox failed")]
+    Connection(#[source] hyper::Error),
+    /// The request used up its CPU time.
+    #[error("the function used up the CPU time of a request")]
+    CpuTime,
 }
 
 impl NativeBody {
-    fn new(body: Incoming, lease: Lease, connection: Connection) -> Self {
-        Self { body, held: Some((lease, connection)) }
+    fn new(body: Incoming, lease: Lease, connection: Connection, watch: Watch) -> Self {
+        Self { body, held: Some((lease, connection)), watch }
     }
 
     /// The answer is whole: sandbox and connection are for the next request.
@@ -238,17 +261,21 @@ impl NativeBody {
 
 impl Body for NativeBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = NativeFailure;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, NativeFailure>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
-        if matches!(polled, Poll::Ready(None)) {
-            self.release();
+        match polled {
+            Poll::Ready(None) => self.release(),
+            Poll::Pending if self.watch.as_mut().poll(cx).is_ready() => {
+                return Poll::Ready(Some(Err(NativeFailure::CpuTime)));
+            }
+            _ => {}
         }
-        polled
+        polled.map_err(NativeFailure::Connection)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -12,6 +12,7 @@
 use crate::driver;
 use crate::lease::{Endpoint, Lease, Phase};
 use crate::lifecycle::State;
+use crate::meter::{Consumption, Meters};
 use crate::output::Stream;
 use crate::protocol::{Question, SandboxId, ToDaemon};
 use crate::reason::{LeaseError, Reason, Usage};
@@ -25,7 +26,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::{Notify, oneshot, watch};
 
 /// The pool's own configuration.
@@ -136,6 +137,7 @@ pub(crate) struct Shared<C: Send + 'static> {
     pub(crate) changed: Notify,
     pub(crate) statistics: watch::Sender<Statistics>,
     pub(crate) closed: watch::Sender<bool>,
+    pub(crate) meters: Meters,
     events: Events,
 }
 
@@ -145,6 +147,8 @@ struct Inner<C: Send + 'static> {
     records: BTreeMap<SandboxId, Record<C>>,
     waiters: BTreeMap<WaiterId, oneshot::Sender<Answer<C>>>,
     specs: BTreeMap<FunctionId, Arc<FunctionSpec>>,
+    /// By functions in sandboxes that are gone.
+    consumed: BTreeMap<FunctionId, Consumption>,
     daemon: Option<OwnedFd>,
     /// For the daemon, and who waits for its answers, in order for each sandbox.
     asks: Vec<ToDaemon>,
@@ -193,6 +197,7 @@ impl<C: Send + 'static> Pool<C> {
                 records: BTreeMap::new(),
                 waiters: BTreeMap::new(),
                 specs: BTreeMap::new(),
+                consumed: BTreeMap::new(),
                 daemon: None,
                 asks: Vec::new(),
                 asked: BTreeMap::new(),
@@ -202,6 +207,7 @@ impl<C: Send + 'static> Pool<C> {
             changed: Notify::new(),
             statistics: watch::Sender::default(),
             closed: watch::Sender::default(),
+            meters: Meters::find(),
             events,
         });
         let driver = driver::drive(Arc::clone(&shared), config.sockets);
@@ -231,6 +237,7 @@ impl<C: Send + 'static> Pool<C> {
     pub fn retire(&self, function: FunctionId) {
         self.shared.tell_with(|inner| {
             inner.specs.remove(&function);
+            inner.consumed.remove(&function);
             Event::Retire(function)
         });
     }
@@ -284,6 +291,17 @@ impl<C: Send + 'static> Pool<C> {
     /// The pool in numbers, brought up to date whenever a sandbox enters another stage of its life.
     pub fn statistics(&self) -> watch::Receiver<Statistics> {
         self.shared.statistics.subscribe()
+    }
+
+    /// What sandboxes used until now. Reads some files for each.
+    pub fn consumption(&self, of: &[SandboxInfo]) -> Vec<Option<Consumption>> {
+        let read = |info: &SandboxInfo| self.shared.meters.of(info.pid?).read();
+        of.iter().map(read).collect()
+    }
+
+    /// What the sandboxes of a function used that are gone.
+    pub fn consumed(&self, function: FunctionId) -> Consumption {
+        self.shared.lock().consumed.get(&function).copied().unwrap_or_default()
     }
 
     /// Whether a function is left alone for a while because its starts fail, and why they do.
@@ -430,6 +448,21 @@ impl<C: Send + 'static> Shared<C> {
     /// Why a sandbox ends, if it does.
     pub(crate) fn ending(&self, id: SandboxId) -> Option<Reason> {
         self.lock().schedule.ending(id).cloned()
+    }
+
+    /// Adds up what a function used in a sandbox that is gone.
+    pub(crate) fn spent(&self, function: FunctionId, usage: &Usage) {
+        let used = Consumption {
+            cpu: Duration::from_nanos(usage.cpu_ns),
+            memory_peak: usage.memory_peak,
+            oom_kills: usage.oom_kills,
+            ..Consumption::default()
+        };
+        let mut inner = self.lock();
+        if inner.specs.contains_key(&function) {
+            let consumed = inner.consumed.entry(function).or_default();
+            *consumed = consumed.and(used);
+        }
     }
 
     /// Forgets a sandbox that is gone.

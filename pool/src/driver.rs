@@ -137,6 +137,9 @@ impl<C: Send + 'static> Driver<C> {
             Effect::Gone { sandbox, function, cause, reason, usage } => {
                 self.parked.remove(&sandbox);
                 self.shared.forget(sandbox);
+                if let Some(function) = function {
+                    self.shared.spent(function, &usage);
+                }
                 let end = SystemTime::now();
                 let start = self.ending.remove(&sandbox).unwrap_or(end);
                 let phase = Phase { name: "remove".to_owned(), start, end };

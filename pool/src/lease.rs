@@ -2,6 +2,7 @@
 
 use crate::client::Shared;
 use crate::ice::Ice;
+use crate::meter::Meter;
 use crate::protocol::SandboxId;
 use crate::reason::Reason;
 use crate::schedule::Event;
@@ -112,6 +113,11 @@ impl<C: Send + 'static> Lease<C> {
     /// The sandbox was frozen and had to be thawed for this request.
     pub fn thawed(&self) -> Option<&Phase> {
         self.thawed.as_ref()
+    }
+
+    /// Reads what the sandbox uses.
+    pub fn meter(&self) -> Meter {
+        self.shared.meters.of(self.endpoint.pid)
     }
 
     /// Why the sandbox ends, if the pool has decided so by now.

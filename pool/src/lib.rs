@@ -12,6 +12,7 @@ mod ice;
 mod keeper;
 pub mod lease;
 pub mod lifecycle;
+pub mod meter;
 pub mod output;
 mod pause;
 pub mod protocol;

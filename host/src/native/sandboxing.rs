@@ -10,8 +10,9 @@ use baton_otel::RequestContext;
 use baton_otel::names::span;
 use baton_pool::activation::{Limits, Program};
 use baton_pool::client::{Pool, PoolConfig, PoolEvent};
+use baton_pool::meter::Consumption;
 use baton_pool::reason::LeaseError;
-use baton_pool::schedule::{Counts, FunctionId, KeepAlive, Quarantine};
+use baton_pool::schedule::{Counts, FunctionId, KeepAlive, Quarantine, SandboxInfo};
 use baton_pool::spec::{FunctionSpec, Listen};
 use serde_json::{Value, json};
 use tokio_util::task::TaskTracker;
@@ -211,6 +212,16 @@ impl Native {
         counts.as_ref().map(by_state).unwrap_or_default()
     }
 
+    /// What its sandboxes used, those that are gone included.
+    #[must_use]
+    pub fn consumption(&self) -> Consumption {
+        let pool = &self.sandboxing.pool;
+        let mut mine = pool.sandboxes();
+        mine.retain(|info| info.function == Some(self.id));
+        let gone = pool.consumed(self.id);
+        pool.consumption(&mine).into_iter().flatten().fold(gone, Consumption::and)
+    }
+
     /// Why it is left alone for a while, if its last starts failed.
     #[must_use]
     pub fn quarantine(&self) -> Option<Value> {
@@ -254,6 +265,18 @@ fn by_state(counts: &Counts) -> Value {
     })
 }
 
+/// As administration shows it.
+#[must_use]
+pub fn describe_consumption(used: &Consumption) -> Value {
+    json!({
+        "cpu_seconds": used.cpu.as_secs_f64(),
+        "memory_bytes": used.memory,
+        "memory_peak_bytes": used.memory_peak,
+        "oom_kills": used.oom_kills,
+        "throttled_seconds": used.throttled.as_secs_f64(),
+    })
+}
+
 fn describe_quarantine(quarantine: &Quarantine) -> Value {
     json!({
         "reason": quarantine.reason.to_string(),
@@ -279,17 +302,20 @@ pub fn quarantined(host: &Host) -> Value {
 pub fn sandboxes(host: &Host) -> Value {
     let Some(sandboxing) = &host.sandboxing else { return json!([]) };
     let names = sandboxing.names.read().unwrap_or_else(PoisonError::into_inner);
-    let describe = |sandbox: baton_pool::schedule::SandboxInfo| {
+    let describe = |(sandbox, used): (SandboxInfo, Option<Consumption>)| {
         json!({
             "id": sandbox.id.to_string(),
             "function": sandbox.function.and_then(|id| names.get(&id)).map(|name| &*name.text),
             "state": sandbox.state.name(),
             "pid": sandbox.pid,
             "reason": sandbox.ending.as_ref().map(ToString::to_string),
+            "usage": used.as_ref().map(describe_consumption),
             "age_ms": u64::try_from(sandbox.age.as_millis()).unwrap_or(u64::MAX),
         })
     };
-    sandboxing.pool.sandboxes().into_iter().map(describe).collect()
+    let sandboxes = sandboxing.pool.sandboxes();
+    let used = sandboxing.pool.consumption(&sandboxes);
+    sandboxes.into_iter().zip(used).map(describe).collect()
 }
 
 /// What the pool has to say goes to the log and into traces.

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -22,35 +22,40 @@ pub(super) const V1_CONTROLLERS: [&str; 6] =
     ["memory", "cpu", "cpuacct", "pids", "freezer", "devices"];
 /// The v2 controllers that a sandbox's limits need.
 pub(super) const V2_CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
+/// CPU weight of all sandboxes together, half of what others have by default.
+const SHARES: &str = "512";
+const WEIGHT: &str = "50";
 /// How long processes may take to die once they were killed. The kernel needs milliseconds.
 const DEATH_MAX: Duration = Duration::from_secs(10);
 
 /// The mounted hierarchies.
 #[derive(Clone, Debug)]
-pub(super) struct Hierarchies {
-    pub(super) version: CgroupVersion,
+pub(crate) struct Hierarchies {
+    pub(crate) version: CgroupVersion,
     /// Roots by controller; on v2 the one root under its controllers' names.
     roots: BTreeMap<String, PathBuf>,
 }
 
 /// A group's directories, one in each hierarchy.
 #[derive(Clone, Debug)]
-pub(super) struct Group<'a> {
+pub(crate) struct Group<'a> {
     hierarchies: &'a Hierarchies,
     path: PathBuf,
 }
 
 /// What a sandbox used in its life; zeros where the kernel does not say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Usage {
-    pub(super) oom_kills: u64,
-    pub(super) cpu_ns: u64,
-    pub(super) memory_peak: u64,
+pub(crate) struct Usage {
+    pub(crate) oom_kills: u64,
+    pub(crate) cpu_ns: u64,
+    pub(crate) memory_peak: u64,
+    /// Time for which it was kept from running by its CPU quota.
+    pub(crate) throttled_ns: u64,
 }
 
 impl Hierarchies {
     /// Finds what is mounted in this mount namespace.
-    pub(super) fn find() -> Hierarchies {
+    pub(crate) fn find() -> Hierarchies {
         let hierarchy = hierarchies::auto();
         let version = if hierarchy.v2() { CgroupVersion::V2 } else { CgroupVersion::V1 };
         let roots = hierarchy
@@ -74,9 +79,21 @@ impl Hierarchies {
     }
 
     /// The group at `path`, relative to the roots, whether it exists or not.
-    pub(super) fn group(&self, path: impl AsRef<Path>) -> Group<'_> {
+    pub(crate) fn group(&self, path: impl AsRef<Path>) -> Group<'_> {
         let path = path.as_ref();
         Group { hierarchies: self, path: path.strip_prefix("/").unwrap_or(path).to_owned() }
+    }
+
+    /// Gives a new group its weight; hierarchies without the controller have no such file.
+    fn weigh(&self, directory: &Path) {
+        let (name, weight) = match self.version {
+            CgroupVersion::V1 => ("cpu.shares", SHARES),
+            CgroupVersion::V2 => ("cpu.weight", WEIGHT),
+        };
+        if let Ok(mut file) = File::options().write(true).open(directory.join(name)) {
+            // Weights are a courtesy to the host, without which everything works.
+            let _ = file.write_all(weight.as_bytes());
+        }
     }
 
     /// Memory limits can count swap. Without swap accounting there is only the limit of memory itself.
@@ -113,11 +130,16 @@ impl Group<'_> {
         names
     }
 
-    /// Makes the group in every hierarchy.
+    /// Makes the group in every hierarchy. What was not there before weighs less than its neighbours, of which the
+    /// host is one.
     pub(super) fn create(&self) -> io::Result<()> {
         for directory in self.directories() {
+            let new: Vec<_> = directory.ancestors().take_while(|it| !it.exists()).collect();
             // Somebody who was last may be removing the group around it at this moment, which happens once.
             fs::create_dir_all(&directory).or_else(|_| fs::create_dir_all(&directory))?;
+            for made in new {
+                self.hierarchies.weigh(made);
+            }
         }
         Ok(())
     }
@@ -165,18 +187,36 @@ impl Group<'_> {
     }
 
     /// What was used so far.
-    pub(super) fn usage(&self) -> Usage {
+    pub(crate) fn usage(&self) -> Usage {
         match self.hierarchies.version {
             CgroupVersion::V1 => Usage {
                 oom_kills: self.keyed("memory", "memory.oom_control", "oom_kill"),
-                cpu_ns: self.number("cpuacct", "cpuacct.usage"),
+                cpu_ns: self.cpu_ns(),
                 memory_peak: self.number("memory", "memory.max_usage_in_bytes"),
+                throttled_ns: self.keyed("cpu", "cpu.stat", "throttled_time"),
             },
             CgroupVersion::V2 => Usage {
                 oom_kills: self.keyed("memory", "memory.events", "oom_kill"),
-                cpu_ns: self.keyed("cpu", "cpu.stat", "usage_usec").saturating_mul(1_000),
+                cpu_ns: self.cpu_ns(),
                 memory_peak: self.number("memory", "memory.peak"),
+                throttled_ns: self.keyed("cpu", "cpu.stat", "throttled_usec").saturating_mul(1_000),
             },
+        }
+    }
+
+    /// CPU time used so far, in nanoseconds.
+    pub(crate) fn cpu_ns(&self) -> u64 {
+        match self.hierarchies.version {
+            CgroupVersion::V1 => self.number("cpuacct", "cpuacct.usage"),
+            CgroupVersion::V2 => self.keyed("cpu", "cpu.stat", "usage_usec").saturating_mul(1_000),
+        }
+    }
+
+    /// Bytes charged now.
+    pub(crate) fn memory(&self) -> u64 {
+        match self.hierarchies.version {
+            CgroupVersion::V1 => self.number("memory", "memory.usage_in_bytes"),
+            CgroupVersion::V2 => self.number("memory", "memory.current"),
         }
     }
 

@@ -11,7 +11,7 @@
 //!
 //! It ends when the host's socket does or on SIGTERM, and then nothing of its sandboxes is left.
 
-mod cgroup;
+pub(crate) mod cgroup;
 mod network;
 pub mod probe;
 mod root;
@@ -669,7 +669,7 @@ impl Daemon {
     }
 
     fn tell_gone(&self, id: SandboxId, exit: Option<Exit>, usage: Usage) -> io::Result<Flow> {
-        let Usage { oom_kills, cpu_ns, memory_peak } = usage;
+        let Usage { oom_kills, cpu_ns, memory_peak, throttled_ns: _ } = usage;
         self.tell(&FromDaemon::Gone { id, exit, oom_kills, cpu_ns, memory_peak }, &[])
     }
 

@@ -70,3 +70,14 @@ fn a_function_that_takes_too_much_memory_is_killed_and_counted() {
     );
     daemon.end();
 }
+
+#[test]
+fn all_sandboxes_together_weigh_less_than_a_neighbour() {
+    let daemon = Daemon::start();
+    let (file, default) = if is_v2() { ("cpu.weight", 100) } else { ("cpu.shares", 1024) };
+    let groups = daemon.run.cgroup_directories().into_iter().map(|it| it.join("run").join(file));
+    let weights = groups.filter_map(|file| std::fs::read_to_string(file).ok());
+    let weights: Vec<u64> = weights.map(|weight| weight.trim().parse().unwrap()).collect();
+    assert!(!weights.is_empty() && weights.iter().all(|weight| *weight < default), "{weights:?}");
+    daemon.end();
+}

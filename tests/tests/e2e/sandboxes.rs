@@ -93,3 +93,46 @@ fn a_request_before_the_daemon_is_ready_has_a_sandbox_prepared_all_the_same() {
         baton.sandboxes_of("hello").iter().any(|sandbox| sandbox.state == "idle")
     });
 }
+
+#[test]
+fn a_native_request_past_its_cpu_time_is_answered_504_and_its_sandbox_removed() {
+    let baton = Setup::new()
+        .native("misbehaving")
+        .with(r#"limits.cpu_time = "200ms""#)
+        .with(r#"limits.timeout = "60s""#)
+        .start();
+    assert_eq!(baton.get("/misbehaving").body(), "fine\n");
+    let answer = baton.get("/misbehaving/loop");
+    assert_problem(&answer, "timeout", 504);
+    let document: Value = serde_json::from_slice(answer.body()).unwrap();
+    assert!(document["detail"].as_str().unwrap().contains("CPU time"), "{document}");
+    wait_until("its sandbox is removed", || baton.sandboxes_of("misbehaving").is_empty());
+}
+
+#[test]
+fn waiting_is_no_cpu_time() {
+    let baton = Setup::new()
+        .native("misbehaving")
+        .with(r#"limits.cpu_time = "50ms""#)
+        .with(r#"limits.timeout = "1s""#)
+        .start();
+    let answer = baton.get("/misbehaving/sleep");
+    let document: Value = serde_json::from_slice(answer.body()).unwrap();
+    assert!(document["detail"].as_str().unwrap().contains("within 1s"), "{document}");
+}
+
+#[test]
+fn what_sandboxes_used_is_shown_while_they_live_and_after() {
+    let baton = Setup::new().native("hello").with(r#"sandboxes.idle_timeout = "1s""#).start();
+    assert_eq!(baton.get("/hello").status(), 200);
+    let sandboxes = baton.administration("/v1/sandboxes");
+    let rows = sandboxes["sandboxes"].as_array().unwrap();
+    let usage = &rows.iter().find(|row| row["function"] == "hello").unwrap()["usage"];
+    assert!(usage["memory_bytes"].as_u64() > Some(0), "{sandboxes:#}");
+    assert!(usage["memory_peak_bytes"].as_u64() >= usage["memory_bytes"].as_u64());
+    let cpu = || baton.administration("/v1/functions/hello")["usage"]["cpu_seconds"].clone();
+    let living = cpu().as_f64().unwrap();
+    assert!(living > 0.0);
+    wait_until("it is removed", || baton.sandboxes_of("hello").is_empty());
+    assert!(cpu().as_f64().unwrap() >= living);
+}

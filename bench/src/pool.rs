@@ -1,0 +1,173 @@
+//! `just bench pool`: how soon a function answers from a sandbox, beside what else it could be started
+//! with, and what sandboxes cost.
+//!
+//! This bench asks no Baton over HTTP: what it measures ends at the sandbox, so it plays the host itself,
+//! with the host's pool and the daemon of `target/release/baton`. Every start has the same preamble (bind
+//! a socket, connect to it, two pipes) and ends with the first 200 of the same static server, and each
+//! follows a rest, since a start right after another finds warm caches.
+
+mod contenders;
+mod crowd;
+mod house;
+mod place;
+
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::runtime::Runtime;
+
+use crate::bars::{Bar, Op, short};
+use crate::bench::Session;
+use crate::interleave::{Rounds, interleave};
+use crate::results::Results;
+use crate::stats::{self, Estimate};
+use crate::table::Table;
+pub use contenders::container;
+
+use contenders::Contender;
+use house::House;
+use place::Place;
+
+/// Between a start and what came before it.
+const REST: Duration = Duration::from_millis(20);
+
+/// One start, from the decision to the first 200.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Start {
+    ms: f64,
+    /// Of everything that took part; `None` where the machine does not count it for us.
+    cpu_ms: Option<f64>,
+}
+
+/// What takes turns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Variant {
+    Parked,
+    Cold,
+    Frozen,
+    Warm,
+    Other(Contender),
+}
+
+impl Variant {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Parked => "Baton, parked",
+            Self::Cold => "Baton, cold: nothing is parked",
+            Self::Frozen => "Baton, frozen",
+            Self::Warm => "Baton, warm, connection kept",
+            Self::Other(contender) => contender.name(),
+        }
+    }
+}
+
+pub(crate) fn run(session: &Session, results: &mut Results) -> anyhow::Result<()> {
+    let place = Place::new()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    starts(session, results, &place, &runtime)?;
+    crowd::creations(session, results, &place)?;
+    crowd::alive(session, results, &place)?;
+    let left = place.end()?;
+    results.bars.push(Bar::at_most("control groups left behind", stats::float(left), 0.0));
+    Ok(())
+}
+
+fn starts(
+    session: &Session,
+    results: &mut Results,
+    place: &Place,
+    runtime: &Runtime,
+) -> anyhow::Result<()> {
+    let day = Duration::from_secs(86_400);
+    let parked = runtime.block_on(House::start(place, "parked", 1))?;
+    let cold = runtime.block_on(House::start(place, "cold", 0))?;
+    let [starting, warm] = [parked.add(day)?, parked.add(day)?];
+    let (frozen, unparked) = (parked.add(Duration::ZERO)?, cold.add(day)?);
+    for function in [frozen, warm] {
+        runtime.block_on(parked.warm_up(function))?;
+    }
+    let mut variants =
+        vec![Variant::Other(Contender::Spawn), Variant::Parked, Variant::Frozen, Variant::Warm];
+    variants.push(Variant::Cold);
+    for contender in [Contender::Libcontainer, Contender::Runc, Contender::Crun] {
+        match contender.missing() {
+            None => variants.push(Variant::Other(contender)),
+            Some(why) => results.notes.push(format!("{} is left out: {why}", contender.name())),
+        }
+    }
+    let rounds = session.either(200, 5);
+    let measured = interleave(&mut variants, rounds, &session.progress, |variant, round| {
+        runtime.block_on(async {
+            tokio::time::sleep(REST).await;
+            match variant {
+                Variant::Parked => parked.fresh(place, starting).await,
+                Variant::Cold => cold.fresh(place, unparked).await,
+                Variant::Frozen => parked.again(place, frozen, true).await,
+                Variant::Warm => parked.again(place, warm, false).await,
+                Variant::Other(contender) => contender.start(place, round).await,
+            }
+        })
+    })?;
+    for house in [parked, cold] {
+        runtime.block_on(house.end())?;
+    }
+    results.tables.push(table(&variants, &measured, rounds));
+    results.data("starts", &measured)?;
+    results.notes.push(
+        "libcontainer, runc and crun run as commands on one bundle: all namespaces, limits, no \
+         seccomp filter, which Baton's sandboxes have; the command's own start is part of its time"
+            .into(),
+    );
+    bars(&variants, &measured, session.seed, results);
+    Ok(())
+}
+
+fn table(variants: &[Variant], measured: &Rounds<Start>, rounds: usize) -> Table {
+    let title = format!("From the decision to the first 200, {rounds} interleaved rounds");
+    let mut table = Table::new(title, ["start", "p50 ms", "p99 ms", "CPU ms", "CPU s in all"]);
+    for (index, variant) in variants.iter().enumerate() {
+        let ms = measured.figure(index, |start| start.ms);
+        let cpu: Vec<f64> = measured.variants[index].iter().filter_map(|it| it.cpu_ms).collect();
+        table.row([
+            variant.name().to_owned(),
+            short(stats::median(&ms)),
+            short(stats::quantile(&ms, 0.99)),
+            short(stats::median(&cpu)),
+            short(cpu.iter().sum::<f64>() / 1e3),
+        ]);
+    }
+    table
+}
+
+fn bars(variants: &[Variant], measured: &Rounds<Start>, seed: u64, results: &mut Results) {
+    let of = |wanted: Variant| {
+        let index = variants.iter().position(|variant| *variant == wanted)?;
+        Some(measured.figure(index, |start| start.ms))
+    };
+    let ratio = |a, b, q: f64| -> Option<Estimate> {
+        Some(stats::ratio_of(&of(a)?, &of(b)?, seed, |ms| stats::quantile(ms, q)))
+    };
+    let [spawn, runc, crun] =
+        [Contender::Spawn, Contender::Runc, Contender::Crun].map(Variant::Other);
+    let rows = [
+        ("parked to first 200 / posix_spawn to 200, p50", Variant::Parked, spawn, 0.5, 1.1),
+        ("parked to first 200 / posix_spawn to 200, p99", Variant::Parked, spawn, 0.99, 1.3),
+        ("full cold / runc, p50", Variant::Cold, runc, 0.5, 0.3),
+        ("full cold / crun, p50", Variant::Cold, crun, 0.5, 1.0),
+    ];
+    for (figure, ours, theirs, quantile, wanted) in rows {
+        results.bars.push(match ratio(ours, theirs, quantile) {
+            Some(estimate) => Bar::at_most(figure, estimate, wanted),
+            None => {
+                let why = format!("{} is not here", theirs.name());
+                Bar::not_measured(figure, Op::AtMost, wanted, why)
+            }
+        });
+    }
+    results.bars.push(Bar::not_measured(
+        "parked to first 200 of a rootfs function / posix_spawn to 200, p50",
+        Op::AtMost,
+        2.0,
+        "this bench starts static executables only",
+    ));
+}

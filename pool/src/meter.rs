@@ -1,0 +1,95 @@
+//! What a sandbox uses, as the host sees it: the files of control groups may be read by everybody.
+
+use crate::daemon::cgroup::Hierarchies;
+use crate::daemon::probe::CgroupVersion;
+use std::fs;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What the processes of one sandbox used, from its making on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Consumption {
+    /// CPU time.
+    pub cpu: Duration,
+    /// Bytes charged now.
+    pub memory: u64,
+    /// Most bytes charged at once.
+    pub memory_peak: u64,
+    /// Processes that the kernel killed for want of memory.
+    pub oom_kills: u64,
+    /// Time for which its CPU quota kept it from running.
+    pub throttled: Duration,
+}
+
+impl Consumption {
+    /// Both together; a peak is that of the larger.
+    #[must_use]
+    pub fn and(self, other: Consumption) -> Consumption {
+        Consumption {
+            cpu: self.cpu + other.cpu,
+            memory: self.memory + other.memory,
+            memory_peak: self.memory_peak.max(other.memory_peak),
+            oom_kills: self.oom_kills + other.oom_kills,
+            throttled: self.throttled + other.throttled,
+        }
+    }
+}
+
+/// Reads what sandboxes use.
+#[derive(Clone, Debug)]
+pub(crate) struct Meters(Arc<Hierarchies>);
+
+/// Reads what one sandbox uses.
+#[derive(Clone, Debug)]
+pub struct Meter {
+    hierarchies: Arc<Hierarchies>,
+    pid: u32,
+}
+
+impl Meters {
+    pub(crate) fn find() -> Meters {
+        Meters(Arc::new(Hierarchies::find()))
+    }
+
+    /// The meter of the sandbox with this init.
+    pub(crate) fn of(&self, pid: u32) -> Meter {
+        Meter { hierarchies: Arc::clone(&self.0), pid }
+    }
+}
+
+impl Meter {
+    /// CPU time used so far; `None` once the sandbox is gone.
+    #[must_use]
+    pub fn cpu(&self) -> Option<Duration> {
+        Some(Duration::from_nanos(self.hierarchies.group(self.path()?).cpu_ns()))
+    }
+
+    /// All that was used so far; `None` once the sandbox is gone.
+    #[must_use]
+    pub fn read(&self) -> Option<Consumption> {
+        let path = self.path()?;
+        let group = self.hierarchies.group(&path);
+        let usage = group.usage();
+        Some(Consumption {
+            cpu: Duration::from_nanos(usage.cpu_ns),
+            memory: group.memory(),
+            memory_peak: usage.memory_peak,
+            oom_kills: usage.oom_kills,
+            throttled: Duration::from_nanos(usage.throttled_ns),
+        })
+    }
+
+    /// Its group, which is the same in every hierarchy that counts something.
+    fn path(&self) -> Option<String> {
+        let groups = fs::read_to_string(format!("/proc/{}/cgroup", self.pid)).ok()?;
+        let counts = |controllers: &str| match self.hierarchies.version {
+            CgroupVersion::V1 => controllers.split(',').any(|controller| controller == "memory"),
+            CgroupVersion::V2 => controllers.is_empty(),
+        };
+        groups.lines().find_map(|line| {
+            let (_, line) = line.split_once(':')?;
+            let (controllers, path) = line.split_once(':')?;
+            counts(controllers).then(|| path.to_owned())
+        })
+    }
+}
