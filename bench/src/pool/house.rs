@@ -3,9 +3,9 @@
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +17,9 @@ use baton_pool::lease::Lease;
 use baton_pool::protocol;
 use baton_pool::schedule::{Cause, Counts, FunctionId, KeepAlive};
 use baton_pool::spec::FunctionSpec;
+use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, posix_spawn};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
@@ -31,9 +34,12 @@ pub(super) const LIMITS: Limits =
 
 const RUN: &str = "run";
 
+/// Past this something is wrong.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// A pool daemon; ended with all that it made when [`Daemon::end`] is called and its socket closed.
 pub(super) struct Daemon {
-    process: Child,
+    process: Pid,
     state: PathBuf,
     cgroup: String,
     lock: RunLock,
@@ -45,21 +51,26 @@ impl Daemon {
         let (inside, host) = protocol::channel()?;
         let (state, cgroup) = (place.path().join(name), format!("{}/{name}", place.cgroup));
         let lock = RunLock::claim(&state, RUN)?;
-        let process = Command::new(target_dir().join("release/baton"))
-            .args(["pool-daemon", "--host", "0", "--cgroup", &format!("{cgroup}/{RUN}")])
-            .arg("--state")
-            .arg(state.join(RUN))
-            .env_clear()
-            .stdin(Stdio::from(inside))
-            .spawn()
-            .context("cannot start target/release/baton")?;
+        let program = target_dir().join("release/baton");
+        let (state_dir, group) = (state.join(RUN), format!("{cgroup}/{RUN}"));
+        let arguments = format!("baton pool-daemon --host 3 --cgroup {group} --state");
+        let mut arguments: Vec<CString> =
+            arguments.split(' ').map(CString::new).collect::<Result<_, _>>()?;
+        arguments.push(CString::new(state_dir.as_os_str().as_bytes())?);
+        let mut actions = PosixSpawnFileActions::init()?;
+        actions.add_dup2(inside.as_raw_fd(), 3)?;
+        let (attributes, environment) = (PosixSpawnAttr::init()?, [c"PATH=/usr/bin"]);
+        let process =
+            posix_spawn(program.as_path(), &actions, &attributes, &arguments, &environment)
+                .with_context(|| format!("cannot start {}", program.display()))?;
         Ok((Self { process, state, cgroup, lock }, host))
     }
 
     /// Waits for its end, and removes what it needed.
-    pub(super) fn end(mut self) -> anyhow::Result<()> {
-        let status = self.process.wait()?;
-        anyhow::ensure!(status.success(), "the pool daemon ended with {status}");
+    pub(super) fn end(self) -> anyhow::Result<()> {
+        let ended = waitpid(self.process, None)?;
+        let well = matches!(ended, WaitStatus::Exited(_, 0));
+        anyhow::ensure!(well, "the pool daemon ended with {ended:?}");
         drop(self.lock);
         let (_, failed) = sweep(&self.state, &self.cgroup);
         anyhow::ensure!(failed.is_empty(), "cannot remove {failed:?}");
@@ -121,7 +132,8 @@ impl House {
             creating + starting + draining + removing == 0 && parked == self.parked
         };
         let mut statistics = self.pool.statistics();
-        statistics.wait_for(|statistics| statistics.ready && rests(&statistics.total)).await?;
+        let rested = statistics.wait_for(|it| it.ready && rests(&it.total));
+        tokio::time::timeout(PATIENCE, rested).await.context("the pool comes to no rest")??;
         Ok(())
     }
 
