@@ -7,7 +7,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use baton_pool::activation::{Parked, Start};
+use baton_pool::activation::{Parked, Program, Start};
 use baton_pool::protocol::{self, FromDaemon, SandboxId, ToDaemon};
 
 use super::house::{Daemon, LIMITS, get_once};
@@ -166,13 +166,13 @@ fn reach(
     direct: &mut Direct,
     sandboxes: Vec<Sandbox>,
 ) -> anyhow::Result<(usize, Vec<f64>)> {
-    let executable = File::open(Place::server())?;
+    let program = Program::Executable(File::open(Place::server())?.into());
     let mut running: Vec<(SandboxId, PathBuf, OwnedFd)> = Vec::new();
     let mut times = Vec::new();
     for sandbox in sandboxes {
         let begun = Instant::now();
         let socket = place.path().join(format!("{}.sock", sandbox.id));
-        let pidfd = activate(sandbox.parked, &executable, &socket)?;
+        let pidfd = activate(sandbox.parked, &program, &socket)?;
         get_once(&socket)?;
         times.push(begun.elapsed().as_secs_f64() * 1e3);
         running.push((sandbox.id, socket, pidfd));
@@ -186,12 +186,12 @@ fn reach(
     Ok((reached, times))
 }
 
-fn activate(parked: Parked, executable: &File, socket: &Path) -> anyhow::Result<OwnedFd> {
+fn activate(parked: Parked, program: &Program, socket: &Path) -> anyhow::Result<OwnedFd> {
     let listener = UnixListener::bind(socket)?;
     let null = File::options().write(true).open("/dev/null")?;
     let activating = parked.activate(&Start {
-        executable: executable.as_fd(),
-        listener: listener.as_fd(),
+        program,
+        listener: Some(listener.as_fd()),
         stdout: null.as_fd(),
         stderr: null.as_fd(),
         argv: &[c"hello".to_owned()],

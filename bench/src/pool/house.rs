@@ -10,18 +10,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use baton_pool::activation::Limits;
+use baton_pool::activation::{Limits, Program};
 use baton_pool::client::{Pool, PoolConfig};
 use baton_pool::daemon::sweep::{RunLock, sweep};
 use baton_pool::lease::Lease;
 use baton_pool::protocol;
 use baton_pool::schedule::{Cause, Counts, FunctionId, KeepAlive};
-use baton_pool::spec::FunctionSpec;
+use baton_pool::spec::{FunctionSpec, Listen};
+use baton_pool::way::Stream;
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, posix_spawn};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::UnixStream;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::task::JoinSet;
 
 use super::Start;
@@ -79,7 +79,7 @@ impl Daemon {
 }
 
 pub(super) struct House {
-    pub(super) pool: Pool<UnixStream>,
+    pub(super) pool: Pool<Stream>,
     daemon: Daemon,
     tasks: JoinSet<()>,
     parked: usize,
@@ -105,7 +105,9 @@ impl House {
     pub(super) fn add(&self, freeze_after: Duration) -> anyhow::Result<FunctionId> {
         Ok(self.pool.add(FunctionSpec {
             name: "hello".into(),
-            executable: File::open(Place::server())?.into(),
+            program: Program::Executable(File::open(Place::server())?.into()),
+            root: None,
+            listen: Listen::Inherited,
             argv: vec![CString::new("hello")?],
             env: Vec::new(),
             limits: LIMITS,
@@ -121,7 +123,7 @@ impl House {
         }))
     }
 
-    async fn lease(&self, function: FunctionId) -> anyhow::Result<Lease<UnixStream>> {
+    async fn lease(&self, function: FunctionId) -> anyhow::Result<Lease<Stream>> {
         Ok(self.pool.lease(function, Cause::default()).await?)
     }
 
@@ -196,7 +198,7 @@ impl House {
 }
 
 /// Asks over a connection that stays usable, until the whole answer, a 200, is there.
-pub(super) async fn get(connection: &mut UnixStream) -> io::Result<()> {
+pub(super) async fn get(connection: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> io::Result<()> {
     connection.write_all(b"GET / HTTP/1.1\r\nhost: bench\r\n\r\n").await?;
     let (mut answer, mut length) = ([0; 4096], 0);
     loop {
