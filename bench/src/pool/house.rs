@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,13 +14,14 @@ use baton_pool::activation::{Limits, Program};
 use baton_pool::client::{Pool, PoolConfig};
 use baton_pool::daemon::sweep::{RunLock, sweep};
 use baton_pool::lease::Lease;
-use baton_pool::protocol;
+use baton_pool::protocol::{self, Root};
 use baton_pool::schedule::{Cause, Counts, FunctionId, KeepAlive};
 use baton_pool::spec::{FunctionSpec, Listen};
 use baton_pool::way::Stream;
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, posix_spawn};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
+use rustix::mount::{OpenTreeFlags, open_tree};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::task::JoinSet;
 
@@ -43,27 +44,33 @@ pub(super) struct Daemon {
     state: PathBuf,
     cgroup: String,
     lock: RunLock,
+    supervisor: OwnedFd,
 }
 
 impl Daemon {
     /// One of `target/release/baton`, and the socket to it.
     pub(super) fn start(place: &Place, name: &str) -> anyhow::Result<(Self, OwnedFd)> {
         let (inside, host) = protocol::channel()?;
+        let (control, supervisor) = protocol::channel()?;
         let (state, cgroup) = (place.path().join(name), format!("{}/{name}", place.cgroup));
         let lock = RunLock::claim(&state, RUN)?;
         let program = target_dir().join("release/baton");
         let (state_dir, group) = (state.join(RUN), format!("{cgroup}/{RUN}"));
-        let arguments = format!("baton pool-daemon --host 3 --cgroup {group} --state");
+        let arguments = format!("baton pool-daemon --host 3 --control 4 --cgroup {group} --state");
         let mut arguments: Vec<CString> =
             arguments.split(' ').map(CString::new).collect::<Result<_, _>>()?;
         arguments.push(CString::new(state_dir.as_os_str().as_bytes())?);
         let mut actions = PosixSpawnFileActions::init()?;
+        // Both are past 4 by now; otherwise one could take the other's place.
+        let above = |fd: OwnedFd| rustix::io::fcntl_dupfd_cloexec(&fd, 10);
+        let (inside, control) = (above(inside)?, above(control)?);
         actions.add_dup2(inside.as_raw_fd(), 3)?;
+        actions.add_dup2(control.as_raw_fd(), 4)?;
         let (attributes, environment) = (PosixSpawnAttr::init()?, [c"PATH=/usr/bin"]);
         let process =
             posix_spawn(program.as_path(), &actions, &attributes, &arguments, &environment)
                 .with_context(|| format!("cannot start {}", program.display()))?;
-        Ok((Self { process, state, cgroup, lock }, host))
+        Ok((Self { process, state, cgroup, lock, supervisor }, host))
     }
 
     /// Waits for its end, and removes what it needed.
@@ -101,12 +108,37 @@ impl House {
         Ok(house)
     }
 
-    /// A function of which an idle sandbox is frozen after so long.
+    /// The server as a function, of which an idle sandbox is frozen after so long.
     pub(super) fn add(&self, freeze_after: Duration) -> anyhow::Result<FunctionId> {
+        let program = Program::Executable(File::open(Place::server())?.into());
+        self.add_program(program, None, freeze_after)
+    }
+
+    /// The same server out of a root file system of its own.
+    pub(super) fn add_rooted(&self, place: &Place) -> anyhow::Result<FunctionId> {
+        let directory = place.path().join("root");
+        for name in ["dev", "proc", "tmp", "run"] {
+            fs::create_dir_all(directory.join(name))?;
+        }
+        fs::copy(Place::server(), directory.join("server"))?;
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let tree = open_tree(rustix::fs::CWD, &directory, flags)?;
+        let root = Root { number: 1, socket: None };
+        protocol::send(&self.daemon.supervisor, &root, &[tree.as_fd()])?;
+        let program = Program::Path { path: c"/server".to_owned(), directory: c"".to_owned() };
+        self.add_program(program, Some(root.number), Duration::from_secs(86_400))
+    }
+
+    fn add_program(
+        &self,
+        program: Program,
+        root: Option<u32>,
+        freeze_after: Duration,
+    ) -> anyhow::Result<FunctionId> {
         Ok(self.pool.add(FunctionSpec {
             name: "hello".into(),
-            program: Program::Executable(File::open(Place::server())?.into()),
-            root: None,
+            program,
+            root,
             listen: Listen::Inherited,
             argv: vec![CString::new("hello")?],
             env: Vec::new(),
