@@ -34,6 +34,13 @@ bench *ARGUMENTS: build
     @cargo build --release --locked --quiet --package baton-bench
     @target/release/baton-bench bench {{ARGUMENTS}}
 
+# The tables and figures of the papers, measured again into docs/measurements.md; under 15 minutes,
+# with `full` as many repeats as the papers made
+paper EFFORT="reduced": build
+    @cargo build --release --locked --quiet --package baton-bench
+    target/release/baton-bench paper {{ if EFFORT == "full" { "--full" } else { "" } }}
+    target/release/baton-bench report target/bench/paper.json --output target/bench/paper.html
+
 # Everything that CI runs, the quick checks first
 test: setup format deny functions lint documentation build
     cargo nextest run --release --locked --workspace

@@ -1,5 +1,11 @@
 //! The command line.
 
+use crate::characterize::CharacterizeArguments;
+use crate::compare::CompareArguments;
+use crate::paper::PaperArguments;
+use crate::report::ReportArguments;
+use crate::run::RunArguments;
+use crate::trace::replay::TraceArguments;
 use clap::{Args, Parser, Subcommand};
 
 /// Measures Baton: functions, traces, policies, baselines.
@@ -17,6 +23,18 @@ pub enum Command {
     /// Measure everything of a name, side by side with what it is compared with; without a name,
     /// list them
     Bench(BenchArguments),
+    /// Measure one function in one way
+    Run(Box<RunArguments>),
+    /// Make, look into and replay traces in the columns of the Azure Functions dataset of 2019
+    Trace(TraceArguments),
+    /// Compare the places where a function can run: policies, runtimes, containers
+    Compare(Box<CompareArguments>),
+    /// Measure what a function is like in each of its forms
+    Characterize(Box<CharacterizeArguments>),
+    /// Measure the tables and figures of the papers again
+    Paper(PaperArguments),
+    /// Make one page with plots of results files
+    Report(ReportArguments),
     /// Have libcontainer run a bundle, as runc and crun do; for `bench pool`
     #[command(hide = true)]
     Container(ContainerArguments),
@@ -46,4 +64,36 @@ pub struct BenchArguments {
     /// Few and short rounds, to see whether it runs; its figures are worth little
     #[arg(long)]
     pub quick: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    fn refusal(arguments: &str) -> String {
+        let words = std::iter::once("baton-bench").chain(arguments.split(' '));
+        Cli::try_parse_from(words).expect_err("a refusal").to_string()
+    }
+
+    #[test]
+    fn every_argument_is_declared_without_contradiction() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn arguments_that_make_no_sense_are_refused_by_name() {
+        for (arguments, named) in [
+            ("run hello --concurrency 0", "--concurrency"),
+            ("run hello --mode lukewarm", "--mode"),
+            ("run hello --url http://127.0.0.1:1 --policy wasm", "--policy"),
+            ("trace replay --minutes 5-3", "--minutes"),
+            ("trace replay --durations d.csv", "--trace"),
+            ("trace generate d --minutes 1441", "--minutes"),
+            ("report", "<FILES>"),
+        ] {
+            let refusal = refusal(arguments);
+            assert!(refusal.contains(named), "{arguments}: {refusal}");
+        }
+    }
 }

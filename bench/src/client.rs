@@ -318,13 +318,48 @@ fn tier(timing: &str) -> Option<Tier> {
     }
 }
 
+/// A client outside of any runtime, which keeps its connection.
+#[derive(Debug)]
+pub struct Client {
+    runtime: tokio::runtime::Runtime,
+    target: Target,
+    connection: Option<Connection>,
+}
+
+impl Client {
+    /// Of this server; connects with the first request.
+    ///
+    /// # Errors
+    /// When the machine gives no more descriptors.
+    pub fn new(target: &Target) -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        Ok(Self { runtime, target: target.clone(), connection: None })
+    }
+
+    /// One exchange, with the body kept.
+    ///
+    /// # Errors
+    /// When there is no whole answer.
+    pub fn ask(&mut self, request: &Request) -> Result<Answer, ExchangeError> {
+        let Self { runtime, target, connection } = self;
+        runtime.block_on(async {
+            let mut open = match connection.take() {
+                Some(open) => open,
+                None => Connection::open(target).await?,
+            };
+            let answer = open.send(request, true).await?;
+            *connection = open.is_reusable(&answer).then_some(open);
+            Ok(answer)
+        })
+    }
+}
+
 /// One exchange on a connection of its own, with the body kept, outside of any runtime.
 ///
 /// # Errors
 /// When there is no whole answer.
 pub fn ask(target: &Target, request: &Request) -> Result<Answer, ExchangeError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async { Connection::open(target).await?.send(request, true).await })
+    Client::new(target)?.ask(request)
 }
 
 #[cfg(test)]

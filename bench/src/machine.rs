@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::baton::target_dir;
 
 /// The machine, its load and the versions.
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Machine {
     /// The processor's name.
     pub processor: String,

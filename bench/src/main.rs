@@ -5,7 +5,9 @@ use std::process::ExitCode;
 
 use baton_bench::bench::{self, BENCHES, Session};
 use baton_bench::cli::{BenchArguments, Cli, Command, ContainerArguments};
-use baton_bench::pool;
+use baton_bench::output::OutputArguments;
+use baton_bench::results::Results;
+use baton_bench::{characterize, compare, paper, pool, report, run, trace};
 use clap::Parser as _;
 
 fn main() -> ExitCode {
@@ -14,6 +16,18 @@ fn main() -> ExitCode {
         Command::Container(ContainerArguments { state, bundle, id }) => {
             pool::container(&state, &bundle, &id)
         }
+        Command::Run(arguments) => {
+            run::run(&arguments).and_then(|results| deliver(&results, &arguments.output))
+        }
+        Command::Compare(arguments) => {
+            compare::run(&arguments).and_then(|results| deliver(&results, &arguments.output))
+        }
+        Command::Characterize(arguments) => {
+            characterize::run(&arguments).and_then(|results| deliver(&results, &arguments.output))
+        }
+        Command::Paper(arguments) => paper::run(&arguments).and_then(|text| say(&text)),
+        Command::Report(arguments) => report::run(&arguments).and_then(|text| say(&text)),
+        Command::Trace(arguments) => trace::replay::run(&arguments).and_then(|text| say(&text)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -38,6 +52,11 @@ fn run_bench(arguments: &BenchArguments) -> anyhow::Result<()> {
     let results = bench::run(found, &Session::new(arguments.seed, arguments.quick))?;
     let path = results.write()?;
     say(&format!("results: {}\n{}", path.display(), results.text()))
+}
+
+/// Prints results, and writes them where they were asked for.
+fn deliver(results: &Results, output: &OutputArguments) -> anyhow::Result<()> {
+    say(&output.write(results)?)
 }
 
 /// To standard output; who stopped reading wants no more.

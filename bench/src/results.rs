@@ -8,7 +8,9 @@ use serde_json::{Map, Value};
 
 use crate::bars::Bar;
 use crate::baton::target_dir;
+use crate::characterize::Size;
 use crate::machine::Machine;
+use crate::measured::Measured;
 use crate::table::Table;
 
 /// The version of the files; a reader of another one refuses them.
@@ -100,5 +102,124 @@ impl Results {
         serde_json::to_writer_pretty(&mut file, self)?;
         file.persist(path)?;
         Ok(())
+    }
+}
+
+/// Results that were read from a file.
+#[derive(Clone, Debug, Default)]
+pub struct Stored {
+    /// What was measured.
+    pub name: String,
+    /// Where.
+    pub machine: Machine,
+    /// What was printed.
+    pub tables: Vec<Table>,
+    /// Remarks.
+    pub notes: Vec<String>,
+    /// Single measurements, of those commands that make them.
+    pub measured: Vec<Measured>,
+    /// Sizes, of those commands that measure them.
+    pub sizes: Vec<Size>,
+}
+
+/// Why results cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// There is no such file.
+    #[error("cannot read {}", .path.display())]
+    Open {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It is something else.
+    #[error("{} is no results file of baton-bench: {what}", .path.display())]
+    Other {
+        /// Which.
+        path: PathBuf,
+        /// What it is instead.
+        what: String,
+    },
+    /// It was written by another version.
+    #[error(
+        "{} has format {found}, and this baton-bench reads format {FORMAT}; measure again, or read \
+         it with the version that wrote it",
+        .path.display()
+    )]
+    Version {
+        /// Which file.
+        path: PathBuf,
+        /// Its format.
+        found: String,
+    },
+}
+
+/// Reads a results file.
+///
+/// # Errors
+/// When it is not there, is something else, or is of another version.
+pub fn read(path: &Path) -> Result<Stored, ReadError> {
+    let source = fs::read(path);
+    let bytes = source.map_err(|source| ReadError::Open { path: path.to_owned(), source })?;
+    let other = |what: String| ReadError::Other { path: path.to_owned(), what };
+    let value: Value = serde_json::from_slice(&bytes).map_err(|error| other(error.to_string()))?;
+    match &value["format"] {
+        Value::Null => return Err(other("it has no \"format\"".into())),
+        format if *format == FORMAT => {}
+        found => {
+            return Err(ReadError::Version { path: path.to_owned(), found: found.to_string() });
+        }
+    }
+    let field = |name: &str| value[name].clone();
+    let broken = |error: serde_json::Error| other(error.to_string());
+    let data = |name: &str| match &value["data"][name] {
+        Value::Null => Value::Array(Vec::new()),
+        found => found.clone(),
+    };
+    Ok(Stored {
+        name: serde_json::from_value(field("name")).map_err(broken)?,
+        machine: serde_json::from_value(field("machine")).map_err(broken)?,
+        tables: serde_json::from_value(field("tables")).map_err(broken)?,
+        notes: serde_json::from_value(field("notes")).map_err(broken)?,
+        measured: serde_json::from_value(data("measured")).map_err(broken)?,
+        sizes: serde_json::from_value(data("sizes")).map_err(broken)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fault(text: &str) -> String {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        fs::write(file.path(), text).expect("a writable file");
+        read(file.path()).expect_err("a fault").to_string()
+    }
+
+    #[test]
+    fn results_are_read_as_they_were_written() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let mut results = Results::new("run", 1);
+        results.tables.push(Table::new("t", ["a"]));
+        results.data("measured", &[Measured::default()]).expect("data");
+        results.write_to(file.path()).expect("a writable file");
+        let stored = read(file.path()).expect("results");
+        assert_eq!((stored.name.as_str(), &stored.machine), ("run", &results.machine));
+        assert_eq!((&stored.tables, stored.measured.len()), (&results.tables, 1));
+    }
+
+    #[test]
+    fn results_of_another_version_say_so() {
+        let fault = fault(r#"{"format": 7, "anything": "else"}"#);
+        assert!(fault.contains("has format 7") && fault.contains("measure again"), "{fault}");
+    }
+
+    #[test]
+    fn what_is_no_results_file_says_so() {
+        assert!(fault("{}").contains("it has no \"format\""));
+        assert!(fault("<html>").contains("is no results file"));
+        assert!(fault(r#"{"format": 1}"#).contains("is no results file"));
     }
 }

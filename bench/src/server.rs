@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -60,6 +60,8 @@ pub enum Announced {
     Lines(Vec<&'static str>),
     /// Only by accepting connections there.
     Port(SocketAddr),
+    /// Nothing: it inherited a socket that was bound before, and connections wait there.
+    Inherited(PathBuf),
 }
 
 /// A running server. Dropping it stops it.
@@ -69,6 +71,7 @@ pub struct Server {
     _output: Option<BufReader<ChildStdout>>,
     /// The addresses that it announced, in the order asked for.
     pub addresses: Vec<SocketAddr>,
+    socket: Option<PathBuf>,
     /// From the start of the process to its last announcement.
     pub start: Duration,
 }
@@ -87,11 +90,13 @@ impl Server {
         let program = command.get_program().to_string_lossy().into_owned();
         let spawn_error = |source| StartError::Spawn { program: program.clone(), source };
         let errors = File::options().create(true).append(true).open(log).map_err(spawn_error)?;
-        command.stdin(Stdio::null()).stderr(errors);
-        command.stdout(match announced {
-            Announced::Lines(_) => Stdio::piped(),
-            Announced::Port(_) => Stdio::null(),
-        });
+        command.stderr(errors);
+        match announced {
+            Announced::Lines(_) => command.stdin(Stdio::null()).stdout(Stdio::piped()),
+            Announced::Port(_) => command.stdin(Stdio::null()).stdout(Stdio::null()),
+            // The listener is its standard input.
+            Announced::Inherited(_) => command.stdout(Stdio::null()),
+        };
         let begun = Instant::now();
         // Children have the cores of the thread that starts them.
         let mut process = cores.run(|| command.spawn()).map_err(spawn_error)?;
@@ -99,10 +104,15 @@ impl Server {
         let addresses = match (announced, &mut output) {
             (Announced::Lines(words), Some(output)) => read_addresses(output, words),
             (Announced::Port(address), _) => accepts(&mut process, *address, begun),
+            (Announced::Inherited(_), _) => Some(Vec::new()),
             (Announced::Lines(_), None) => None,
         };
         let start = begun.elapsed();
-        let mut server = Self { process, _output: output, addresses: Vec::new(), start };
+        let socket = match announced {
+            Announced::Inherited(socket) => Some(socket.clone()),
+            Announced::Lines(_) | Announced::Port(_) => None,
+        };
+        let mut server = Self { process, _output: output, addresses: Vec::new(), socket, start };
         match addresses {
             Some(addresses) => server.addresses = addresses,
             None => {
@@ -125,7 +135,10 @@ impl Server {
     /// When it announced nothing, which no server that was started did.
     #[must_use]
     pub fn target(&self) -> Target {
-        self.addresses[0].into()
+        match &self.socket {
+            Some(socket) => Target::Unix(socket.clone()),
+            None => self.addresses[0].into(),
+        }
     }
 
     /// Its process.
