@@ -56,6 +56,10 @@ test-pool-slow: setup
 test-cgroup2: build
     @tests/cgroup2
 
+# Write the tables of docs/telemetry.md anew, from the code
+tables:
+    BATON_WRITE_TABLES=1 cargo test --release --locked --package baton-otel --test documentation
+
 # Is everything formatted?
 format:
     cargo fmt --all --check

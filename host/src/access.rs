@@ -36,7 +36,9 @@ struct Shared {
 #[derive(Default)]
 struct State {
     lines: Vec<u8>,
+    /// Not told yet.
     dropped: u64,
+    dropped_ever: u64,
     stop: bool,
 }
 
@@ -106,10 +108,17 @@ impl AccessLog {
         self.push(text.as_bytes());
     }
 
+    /// Lines that were dropped so far.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.shared.lock().dropped_ever
+    }
+
     fn push(&self, line: &[u8]) {
         let mut state = self.shared.lock();
         if state.lines.len() + line.len() > BUFFER_MAX {
             state.dropped += 1;
+            state.dropped_ever += 1;
             return;
         }
         let was_empty = state.lines.is_empty();

@@ -107,8 +107,8 @@ async fn readyz(State(host): State<Arc<Host>>) -> Response {
 }
 
 async fn metrics(State(host): State<Arc<Host>>) -> Response {
-    let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
-    (kind, metrics::render(&host)).into_response()
+    let kind = [(header::CONTENT_TYPE, baton_otel::prometheus::CONTENT_TYPE)];
+    (kind, baton_otel::prometheus::render(&metrics::read(&host))).into_response()
 }
 
 async fn functions(State(host): State<Arc<Host>>) -> Json<Value> {

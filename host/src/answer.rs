@@ -96,6 +96,7 @@ impl Answer {
             error = &why as &dyn std::error::Error,
             "an answer broke off after its head was sent"
         );
+        self.in_flight.record.out_of_time = matches!(why, BrokenOff::Timeout);
         self.end(Outcome::Broken);
         Poll::Ready(Some(Err(why)))
     }

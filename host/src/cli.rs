@@ -30,6 +30,10 @@ pub enum Command {
     Compile(CompileArguments),
     /// Say what this machine offers, and what Baton does without the rest
     Doctor,
+    /// Show a request's trace: the last one's, or that of the given id
+    Trace(TraceArguments),
+    /// Show what a running Baton does, live
+    Top(TopArguments),
     /// The host process (started by the supervisor)
     #[command(hide = true, name = crate::supervisor::HOST_COMMAND)]
     HostProcess(HostArguments),
@@ -162,6 +166,24 @@ pub struct CompileArguments {
     /// The directory of compiled components
     #[arg(long, requires = "cache", default_value = "/var/cache/baton")]
     pub cache_dir: PathBuf,
+}
+
+/// `baton trace`.
+#[derive(Debug, Args)]
+pub struct TraceArguments {
+    /// The trace, 32 hexadecimal digits [default: that of the last request]
+    pub id: Option<String>,
+    /// The administration of the Baton that served it
+    #[arg(long, default_value = "127.0.0.1:8081")]
+    pub admin: Listener,
+}
+
+/// `baton top`.
+#[derive(Debug, Args)]
+pub struct TopArguments {
+    /// The administration of the Baton to look at
+    #[arg(long, default_value = "127.0.0.1:8081")]
+    pub admin: Listener,
 }
 
 /// The host process.

@@ -22,6 +22,7 @@ use crate::host::Functions;
 use crate::load::{Code, Loader};
 use crate::manifest;
 use crate::native::Sandboxing;
+use crate::observer::Observer;
 use crate::wasm::Slots;
 
 /// Instances that an engine's pool holds at most, whatever the functions' limits add up to.
@@ -30,6 +31,7 @@ const INSTANCES_MAX: usize = 1_000;
 /// Makes revisions of what the supervisor hands over.
 pub struct Deployer {
     sandboxing: Option<Arc<Sandboxing>>,
+    observer: Arc<Observer>,
     cache: Option<(OwnedFd, u64)>,
     headers: usize,
     tasks: TaskTracker,
@@ -68,6 +70,7 @@ impl Deployer {
     pub fn new(
         handover: &Handover,
         sandboxing: Option<Arc<Sandboxing>>,
+        observer: Arc<Observer>,
         tasks: &TaskTracker,
     ) -> anyhow::Result<Self> {
         let manifest::Host { cache, headers, .. } = &handover.manifest.host;
@@ -75,8 +78,8 @@ impl Deployer {
         let cache = dir.map(|dir| (dir, cache.size.0));
         let headers = usize::try_from(headers.0)?;
         let slots = slots(&handover.functions)?;
-        let loader = loader(slots, cache.as_ref(), headers)?;
-        Ok(Self { sandboxing, cache, headers, tasks: tasks.clone(), loader, slots })
+        let loader = loader(slots, cache.as_ref(), headers, &observer)?;
+        Ok(Self { sandboxing, observer, cache, headers, tasks: tasks.clone(), loader, slots })
     }
 
     /// The table of `deployments`, with the revisions of `current` that stay the same.
@@ -113,7 +116,7 @@ impl Deployer {
         let native = match (&self.sandboxing, &deployment.native) {
             (Some(sandboxing), Some(build)) => Some(
                 sandboxing
-                    .add(spec, build)
+                    .add(spec, &deployment.digest, build)
                     .with_context(|| format!("cannot deploy the native build of {}", spec.name))?,
             ),
             _ => None,
@@ -123,7 +126,13 @@ impl Deployer {
         let artifact = deployment.component.as_ref().map(Artifact::try_clone).transpose()?;
         let form = if deployment.precompiled { Code::Machine } else { Code::Portable };
         let digest = deployment.digest.as_str().into();
-        let function = Function::new(spec.clone(), digest, native, egress);
+        let function = Function::new(
+            spec.clone(),
+            digest,
+            native,
+            egress,
+            self.observer.metrics.of(&spec.name),
+        );
         Ok((Arc::new(function), artifact.map(form)))
     }
 
@@ -139,7 +148,7 @@ impl Deployer {
             queue: needed.queue.max(self.slots.queue),
             queue_timeout: needed.queue_timeout.max(self.slots.queue_timeout),
         };
-        self.loader = loader(slots, self.cache.as_ref(), self.headers)?;
+        self.loader = loader(slots, self.cache.as_ref(), self.headers, &self.observer)?;
         self.slots = slots;
         Ok(())
     }
@@ -208,9 +217,10 @@ fn loader(
     slots: Slots,
     cache: Option<&(OwnedFd, u64)>,
     headers: usize,
+    observer: &Arc<Observer>,
 ) -> anyhow::Result<Arc<Loader>> {
     let cache = cache.map(|(dir, size)| anyhow::Ok((dir.try_clone()?, *size))).transpose()?;
-    Ok(Arc::new(Loader::new(slots, cache, headers)?))
+    Ok(Arc::new(Loader::new(slots, cache, headers, Arc::clone(observer))?))
 }
 
 /// Loads a function's component and says how that went; whether it can be served.

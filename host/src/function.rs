@@ -1,15 +1,13 @@
 //! A deployed revision of a function: what a request needs of it, and what it counts.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use tokio::sync::Notify;
 
 use crate::egress::Egress;
 use crate::gate::{Bounds, Gate};
 use crate::manifest;
-use crate::metrics::Histogram;
+use crate::metrics::Counts;
 use crate::tier::Tier;
 use crate::wasm::{LoadError, Program, Source};
 
@@ -30,7 +28,7 @@ pub struct Function {
     /// Its way out, in both tiers.
     pub egress: Arc<Egress>,
     /// What it has answered.
-    pub counts: Counts,
+    pub counts: Arc<Counts>,
 }
 
 impl Function {
@@ -41,6 +39,7 @@ impl Function {
         digest: Arc<str>,
         native: Option<crate::native::Native>,
         egress: Arc<Egress>,
+        counts: Arc<Counts>,
     ) -> Self {
         let limits = spec.limits;
         Self {
@@ -55,7 +54,7 @@ impl Function {
                 .then(Component::default),
             native,
             egress,
-            counts: Counts::default(),
+            counts,
             spec,
         }
     }
@@ -64,6 +63,15 @@ impl Function {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.spec.name
+    }
+
+    /// Whether a tier can answer its requests here.
+    #[must_use]
+    pub fn has(&self, tier: Tier) -> bool {
+        match tier {
+            Tier::Wasm => self.component.is_some(),
+            Tier::Native => self.native.is_some(),
+        }
     }
 }
 
@@ -105,74 +113,4 @@ impl Component {
             arrived.await;
         }
     }
-}
-
-/// What a function has answered.
-#[derive(Default)]
-pub struct Counts {
-    wasm: Histogram,
-    native: Histogram,
-    answered: [AtomicU64; 2],
-    refused: AtomicU64,
-    failed: AtomicU64,
-    cold: AtomicU64,
-}
-
-impl Counts {
-    /// Counts a request that ended after `duration`, answered by `tier` if by any.
-    pub fn add(&self, tier: Option<Tier>, duration: Duration, failed: bool, cold: bool) {
-        match tier {
-            Some(tier) => {
-                self.durations(tier).record(duration);
-                increment(self.count(tier));
-            }
-            None => increment(&self.refused),
-        }
-        if failed {
-            increment(&self.failed);
-        }
-        if cold {
-            increment(&self.cold);
-        }
-    }
-
-    /// How long the requests took that a tier answered.
-    pub fn durations(&self, tier: Tier) -> &Histogram {
-        match tier {
-            Tier::Wasm => &self.wasm,
-            Tier::Native => &self.native,
-        }
-    }
-
-    /// Requests that a tier answered.
-    pub fn answered(&self, tier: Tier) -> u64 {
-        self.count(tier).load(Ordering::Relaxed)
-    }
-
-    /// Requests that no tier answered.
-    pub fn refused(&self) -> u64 {
-        self.refused.load(Ordering::Relaxed)
-    }
-
-    /// Requests that failed on the server's side.
-    pub fn failed(&self) -> u64 {
-        self.failed.load(Ordering::Relaxed)
-    }
-
-    /// Requests that waited for a load, an activation or a creation.
-    pub fn cold(&self) -> u64 {
-        self.cold.load(Ordering::Relaxed)
-    }
-
-    fn count(&self, tier: Tier) -> &AtomicU64 {
-        let [wasm, native] = &self.answered;
-        match tier {
-            Tier::Wasm => wasm,
-            Tier::Native => native,
-        }
-    }
-}
-
-fn increment(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
 }

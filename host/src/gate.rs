@@ -74,6 +74,11 @@ impl Gate {
         Arc::clone(&self.places).try_acquire_owned().ok()
     }
 
+    /// Requests that may be in flight at once.
+    pub fn concurrency(&self) -> usize {
+        self.bounds.concurrency
+    }
+
     /// Requests in flight.
     pub fn in_flight(&self) -> usize {
         self.bounds.concurrency.saturating_sub(self.places.available_permits())

@@ -13,6 +13,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use baton_otel::settings::{self, InvalidEndpoint};
 use baton_otel::{Config, Environment, Recent, Telemetry};
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -23,6 +24,7 @@ use crate::deploy::{Changes, Deployer};
 use crate::function::Function;
 use crate::handover::{Deployment, Handover, Update, Updates};
 use crate::manifest::{Manifest, TelemetrySection};
+use crate::metrics::{self, Metrics};
 use crate::native::Sandboxing;
 use crate::observer::Observer;
 use crate::route::Routes;
@@ -77,6 +79,8 @@ pub struct Host {
     pub draining: CancellationToken,
     /// Cancelled once it takes no more connections, the drain delay later.
     pub closing: CancellationToken,
+    /// What runs everything.
+    pub runtime: Handle,
     /// Everything that outlives a request.
     pub tasks: TaskTracker,
 }
@@ -154,10 +158,11 @@ fn assemble(
         sampler: *telemetry.sampler(),
         telemetry,
         recent: Recent::default(),
+        metrics: Metrics::default(),
     });
     let tasks = TaskTracker::new();
     let sandboxing = Sandboxing::start(handover, &observer, &tasks);
-    let mut deployer = Deployer::new(handover, sandboxing.clone(), &tasks)?;
+    let mut deployer = Deployer::new(handover, sandboxing.clone(), Arc::clone(&observer), &tasks)?;
     let plan = deployer.deploy(&handover.functions, &Functions::default())?;
     let host = Host {
         functions: ArcSwap::from_pointee(plan.load_beside(&tasks)),
@@ -167,9 +172,15 @@ fn assemble(
         server_timing: bounds.server_timing,
         draining: CancellationToken::new(),
         closing: CancellationToken::new(),
+        runtime: Handle::current(),
         tasks,
     };
-    Ok((Arc::new(host), deployer))
+    let host = Arc::new(host);
+    let observed = Arc::downgrade(&host);
+    host.observer.telemetry.observe(Arc::new(move || {
+        observed.upgrade().map(|host| metrics::read(&host)).unwrap_or_default()
+    }));
+    Ok((host, deployer))
 }
 
 /// Does what the supervisor says, until told to stop. While new functions are being loaded it

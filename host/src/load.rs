@@ -3,12 +3,16 @@
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use wasmtime::component::Component;
 
 use crate::artifact::component::inspect;
 use crate::function::{Function, Loaded};
 use crate::handover::{Artifact, read_sealed};
+use crate::lines::Writer;
+use crate::observer::Observer;
+use crate::tier::Tier;
 use crate::wasm::{
     Cache, Engine, EngineError, Generation, Key, Line, LineSink, LoadError, Program, Settings,
     Slots, Source,
@@ -22,6 +26,7 @@ pub struct Loader {
     slots: Slots,
     cache: Option<(Cache, OwnedFd)>,
     headers: usize,
+    observer: Arc<Observer>,
 }
 
 /// A component with the engine that it was compiled for.
@@ -42,13 +47,15 @@ impl Loader {
         slots: Slots,
         cache: Option<(OwnedFd, u64)>,
         headers: usize,
+        observer: Arc<Observer>,
     ) -> Result<Self, EngineError> {
         let cache = cache.map(|(dir, size)| {
             let path = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
             (Cache::new(path, size), dir)
         });
         let second = Arc::new(Engine::new(Generation::Second, slots)?);
-        Ok(Self { second, third: OnceLock::new(), slots, cache, headers })
+        observer.metrics.watch(&second);
+        Ok(Self { second, third: OnceLock::new(), slots, cache, headers, observer })
     }
 
     /// Loads a function's component. It takes as long as the compiler takes: not for a thread that
@@ -57,6 +64,7 @@ impl Loader {
     /// # Errors
     /// When the component cannot be compiled, linked or instantiated.
     pub fn load(&self, function: &Function, code: &Code) -> Result<Loaded, LoadError> {
+        let began = Instant::now();
         let spec = &function.spec;
         let Compiled { component, engine, generation, source } = match code {
             Code::Portable(artifact) => self.compiled(artifact)?,
@@ -70,9 +78,11 @@ impl Loader {
             headers: self.headers,
             env: spec.env.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
             egress: Arc::clone(&function.egress),
-            sink: sink(spec.name.as_str().into()),
+            sink: sink(Arc::clone(&self.observer), function),
         };
         let program = Program::new(engine, generation, &component, settings)?;
+        self.observer.metrics.loaded(source, began.elapsed());
+        function.counts.started(Tier::Wasm, Ok(began.elapsed()));
         Ok(Loaded { program, source })
     }
 
@@ -167,18 +177,20 @@ fn warn(error: &(dyn std::error::Error + 'static)) {
     tracing::warn!(error, "components are compiled anew at each start");
 }
 
-/// A function's output goes to the host's own log, bound to function, tier and trace.
-fn sink(function: Arc<str>) -> LineSink {
+/// A component's output, bound to function and request.
+fn sink(observer: Arc<Observer>, function: &Function) -> LineSink {
+    let (name, digest) = (Arc::<str>::from(function.name()), Arc::clone(&function.digest));
     Arc::new(move |line: Line<'_>| {
-        tracing::info!(
-            target: "function",
-            function = &*function,
-            tier = "wasm",
-            stream = line.stream.name(),
-            trace_id = %line.trace_id,
-            invocation = %line.invocation,
-            "{}",
-            String::from_utf8_lossy(line.text)
-        );
+        let request = (line.trace_id, line.invocation);
+        let writer = Writer {
+            function: &name,
+            revision: &digest,
+            tier: Tier::Wasm,
+            instance: &line.invocation.to_string(),
+            stream: line.stream.name(),
+            request: Some(request),
+            served: &[request],
+        };
+        observer.line(writer, line.text);
     })
 }

@@ -1,33 +1,25 @@
 //! The `baton` command. See `baton --help`.
 
-use std::io::IsTerminal as _;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::process::ExitCode;
 
 use baton::artifact::{self, Precompiled};
 use baton::cli::{Cli, Command, HostArguments};
 use baton::handover::Handover;
+use baton::log::{self, Writing};
+use baton::manifest::LogFormat;
 use baton::manifest::{Faults, Manifest};
 use baton::supervisor::{self, PoolArguments};
-use baton::{compile, doctor, host, supported};
+use baton::{ask, compile, doctor, host, supported, top};
 use clap::Parser as _;
 use nix::sys::signal::SigSet;
-use tracing_subscriber::fmt::writer::BoxMakeWriter;
+use tracing_appender::non_blocking::WorkerGuard;
 
 /// Usage or configuration.
 const MISUSE: u8 = 2;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    // Requests must not wait for whoever reads the log; the other processes must not have a thread.
-    let (log, _flushes) = match cli.command {
-        Command::HostProcess(_) => {
-            let (log, guard) = tracing_appender::non_blocking(std::io::stderr());
-            (BoxMakeWriter::new(log), Some(guard))
-        }
-        _ => (BoxMakeWriter::new(std::io::stderr), None),
-    };
-    start_log(log);
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -41,11 +33,16 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Run(arguments) => {
+            start_log(LogFormat::Text, Writing::Directly);
             let read = || Ok(arguments.manifest().map_err(supervisor::Misuse::Arguments)?);
             serve(&read, arguments.precompiled(), arguments.watch(), &arguments.places())
         }
         Command::Serve(arguments) => {
-            let read = || Ok(Manifest::read(&arguments.config)?);
+            let read = || {
+                let manifest = Manifest::read(&arguments.config)?;
+                start_log(manifest.host.log, Writing::Directly);
+                Ok(manifest)
+            };
             serve(&read, arguments.precompiled(), arguments.watch(), &arguments.places())
         }
         Command::Check(arguments) => {
@@ -66,6 +63,11 @@ fn run(command: Command) -> anyhow::Result<()> {
             answer(&doctor::report());
             Ok(())
         }
+        Command::Trace(arguments) => {
+            answer(ask::trace(&arguments.admin, arguments.id.as_deref())?.trim_end());
+            Ok(())
+        }
+        Command::Top(arguments) => top::run(&arguments.admin),
         Command::HostProcess(arguments) => host_process(&arguments),
         Command::PoolDaemon(arguments) => pool_daemon(arguments),
     }
@@ -106,6 +108,8 @@ fn host_process(arguments: &HostArguments) -> anyhow::Result<()> {
     }
     let control = inherited(arguments.control)?;
     let handover = Handover::receive(&control)?;
+    // Requests must not wait for whoever reads the log.
+    let _flushes = start_log(handover.manifest.host.log, Writing::Aside);
     let environment = std::env::vars().collect();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -119,6 +123,8 @@ fn host_process(arguments: &HostArguments) -> anyhow::Result<()> {
 
 /// The pool daemon; it must not have had a thread before.
 fn pool_daemon(arguments: PoolArguments) -> anyhow::Result<()> {
+    let format = if arguments.json_log { LogFormat::Json } else { LogFormat::Text };
+    start_log(format, Writing::Directly);
     take_signals()?;
     let (host, supervisor) = (inherited(arguments.host)?, inherited(arguments.control)?);
     let config = baton_pool::daemon::Config {
@@ -165,23 +171,9 @@ fn inherited(fd: RawFd) -> anyhow::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// libcontainer and libcgroups report every controller that they do not find, for each sandbox.
-const LOG_DEFAULT: &str = "info,libcgroups=error,libcontainer=error";
-
-fn start_log(log: BoxMakeWriter) {
-    let wanted = std::env::var("BATON_LOG").ok();
-    let filter = wanted.as_deref().map(tracing_subscriber::EnvFilter::try_new);
-    let refused = filter.as_ref().and_then(|filter| filter.as_ref().err()).map(ToString::to_string);
-    let filter = filter.and_then(Result::ok);
-    let filter = filter.unwrap_or_else(|| tracing_subscriber::EnvFilter::new(LOG_DEFAULT));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(log)
-        .init();
-    if let Some(reason) = refused {
-        tracing::warn!(reason, "BATON_LOG is not understood; the default is used");
-    }
+/// Only this program reads the environment.
+fn start_log(format: LogFormat, writing: Writing) -> Option<WorkerGuard> {
+    log::start(format, std::env::var("BATON_LOG").ok().as_deref(), writing)
 }
 
 #[expect(clippy::print_stdout, reason = "what a command answers belongs on standard output")]

@@ -13,6 +13,7 @@
 mod cpu_time;
 pub(crate) mod prepare;
 mod sandboxing;
+mod serving;
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -34,7 +35,7 @@ use crate::record::{Record, Served};
 use crate::request_body::{Intake, RequestBody};
 use crate::service::strip_hop_by_hop;
 use crate::tier::{Reason, Tier};
-pub use sandboxing::{Native, Sandboxing, describe_consumption, quarantined, sandboxes};
+pub use sandboxing::{Gauges, Native, Sandboxing, describe_consumption, quarantined, sandboxes};
 
 /// A connection kept alive to a function in its sandbox.
 type Connection = SendRequest<RequestBody>;
@@ -87,6 +88,9 @@ pub async fn attempt(
             prepare::since(record.phases.wall(record.phases.began()), lease.phases()).to_vec();
     } else if let Some(thawed) = lease.thawed() {
         record.started = vec![thawed.clone()];
+    }
+    if let Some(native) = &function.native {
+        native.serves(lease.id(), (record.context.trace_id, record.work_span));
     }
     record.served = Some(Served { container: lease.id().to_string(), pid: lease.pid() });
     forward(function, record, intake, lease, request).await

@@ -6,12 +6,15 @@ use std::time::Instant;
 use baton_otel::{Recent, Sampler, Telemetry, Trace};
 
 use crate::access::AccessLog;
+use crate::metrics::Metrics;
 use crate::record::{Outcome, Record};
 
 /// Takes the records of requests that have ended.
 pub struct Observer {
     /// One line a request.
     pub access: AccessLog,
+    /// What is counted of the host as a whole.
+    pub metrics: Metrics,
     /// Exports spans.
     pub telemetry: Telemetry,
     /// Which traces are recorded.
@@ -24,12 +27,8 @@ impl Observer {
     /// A request has ended now.
     pub fn ended(&self, record: &Record, outcome: Outcome) {
         let end = Instant::now();
-        if let Some(function) = &record.function {
-            let tier = record.tier.map(|(tier, _)| tier);
-            let duration = end - record.phases.began();
-            let failed = outcome != Outcome::ClientGone && record.error_type(outcome).is_some();
-            function.counts.add(tier, duration, failed, record.cold);
-        }
+        let counts = record.function.as_ref().map(|function| &*function.counts);
+        counts.unwrap_or(&self.metrics.unrouted).ended(record, end, outcome);
         self.access.write(record, end, outcome);
         if record.context.sampled {
             self.trace(record.trace(end, outcome));

@@ -101,6 +101,8 @@ pub struct Record {
     pub guest_cpu: Duration,
     /// What it asked of others.
     pub calls: Calls,
+    /// Whether its answer took longer than the function's timeout, after its head was sent.
+    pub out_of_time: bool,
 }
 
 impl Record {
@@ -131,6 +133,7 @@ impl Record {
             sent: 0,
             guest_cpu: Duration::ZERO,
             calls: Calls::default(),
+            out_of_time: false,
         }
     }
 
@@ -168,19 +171,26 @@ impl Record {
         HeaderValue::try_from(text).ok()
     }
 
+    /// As [`Record::error_type`], but for the statuses of functions.
+    #[must_use]
+    pub fn error_kind(&self, outcome: Outcome) -> Option<&'static str> {
+        match (self.problem, outcome) {
+            (_, Outcome::ClientGone) => Some("client-gone"),
+            (_, Outcome::Broken) => Some("broken-response"),
+            (Some(kind), Outcome::Complete) if kind.status().is_server_error() => Some(kind.name()),
+            _ => None,
+        }
+    }
+
     /// The word for what went wrong, if something did on the server's side.
     #[must_use]
     pub fn error_type(&self, outcome: Outcome) -> Option<Cow<'static, str>> {
-        match (self.problem, outcome) {
-            (_, Outcome::ClientGone) => Some("client-gone".into()),
-            (_, Outcome::Broken) => Some("broken-response".into()),
-            (Some(kind), Outcome::Complete) if kind.status().is_server_error() => {
-                Some(kind.name().into())
-            }
-            (None, Outcome::Complete) if self.status.is_server_error() => {
+        match self.error_kind(outcome) {
+            Some(kind) => Some(kind.into()),
+            None if self.problem.is_none() && self.status.is_server_error() => {
                 Some(self.status.as_str().to_owned().into())
             }
-            _ => None,
+            None => None,
         }
     }
 
@@ -343,7 +353,8 @@ fn span_name(phase: Phase) -> &'static str {
 }
 
 /// The methods of RFC 9110 and RFC 5789; the semantic conventions call all others `_OTHER`.
-pub(crate) fn known_method(method: &Method) -> &'static str {
+#[must_use]
+pub fn known_method(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",
         Method::HEAD => "HEAD",

@@ -1,5 +1,6 @@
 //! What Baton tells about itself: the names it uses, W3C trace context, spans as plain values,
-//! the last traces kept in memory, and the pipeline that exports them over OTLP.
+//! the table of metrics and what they are kept in, log records, the last traces kept in memory, and
+//! the pipeline that exports all of it over OTLP.
 //!
 //! The request path does not trace as it goes. The host records the phases of a request in a
 //! struct of its own and, at the end, builds one [`Trace`] from it when the request is sampled;
@@ -9,15 +10,20 @@
 mod client;
 mod complaint;
 pub mod context;
-mod convert;
+mod encode;
+pub mod log;
+pub mod metrics;
 pub mod names;
 pub mod pipeline;
+pub mod prometheus;
+mod proto;
 mod queue;
 pub mod recent;
 pub mod settings;
 pub mod span;
 
 pub use context::{RequestContext, Sampler, TraceParent};
+pub use log::{Log, Severity};
 pub use opentelemetry::{KeyValue, Value, trace::SpanId, trace::TraceId};
 pub use pipeline::{StartError, Telemetry};
 pub use queue::Counts;

@@ -161,6 +161,22 @@ names! {
     BATON_COMPONENT_SOURCE = "baton.component.source";
     /// Why a sandbox was frozen, thawed or removed.
     BATON_SANDBOX_REASON = "baton.sandbox.reason";
+    /// State of sandboxes.
+    BATON_SANDBOX_STATE = "baton.sandbox.state";
+    /// Whom Baton asks: `forward` for a function in its sandbox, `egress` for a function's own requests.
+    BATON_CLIENT = "baton.client";
+    /// What became of it.
+    BATON_OUTCOME = "baton.outcome";
+    /// Which of Baton's logs: `access`, or `host` for its own and the lines of functions.
+    BATON_LOG = "baton.log";
+    /// `stdout` or `stderr`, of a function's line.
+    LOG_IOSTREAM = "log.iostream";
+    /// What found no room among a metric's series, all together.
+    OTEL_METRIC_OVERFLOW = "otel.metric.overflow";
+    /// `user` or `system`.
+    CPU_MODE = "cpu.mode";
+    /// That only what Baton itself saw was recorded, and why it was: the trace was not sampled, but it is an `error` or `slow`. Other services have not recorded their part.
+    BATON_TAIL = "baton.tail";
 }
 
 #[cfg(test)]
@@ -201,6 +217,9 @@ mod tests {
             "service.",
             "host.",
             "telemetry.",
+            "cpu.",
+            "otel.",
+            "log.",
             "baton.",
         ];
         for row in ATTRIBUTES {

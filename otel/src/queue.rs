@@ -1,16 +1,16 @@
-//! What waits for its export: bounded in spans, never waited for, and counting what became of them.
+//! What waits for its export: bounded in weight (a trace weighs its spans, a log record one), never
+//! waited for, and counting what became of it.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use crate::settings::Batching;
-use crate::span::Trace;
 
-/// What became of the spans so far.
+/// What became of spans or log records so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Accepted by the collector.
@@ -23,9 +23,9 @@ pub struct Counts {
 
 /// What waits for its export.
 #[derive(Debug)]
-pub(crate) struct Queue {
+pub(crate) struct Queue<T> {
     bounds: Batching,
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<Waiting<T>>,
     /// A batch is full, or the queue has been closed.
     ready: Notify,
     exported: AtomicU64,
@@ -33,20 +33,25 @@ pub(crate) struct Queue {
     failed: AtomicU64,
 }
 
-#[derive(Debug, Default)]
-struct Waiting {
-    traces: VecDeque<(usize, Arc<Trace>)>,
-    spans: usize,
-    /// Spans that were ever let in.
+#[derive(Debug)]
+struct Waiting<T> {
+    items: VecDeque<(usize, T)>,
+    weight: usize,
+    /// Weight that was ever let in.
     accepted: u64,
     closed: bool,
 }
 
-impl Queue {
+impl<T> Queue<T> {
     pub(crate) fn new(bounds: Batching) -> Self {
         Self {
             bounds,
-            waiting: Mutex::default(),
+            waiting: Mutex::new(Waiting {
+                items: VecDeque::new(),
+                weight: 0,
+                accepted: 0,
+                closed: false,
+            }),
             ready: Notify::new(),
             exported: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
@@ -55,36 +60,35 @@ impl Queue {
     }
 
     /// Wakes the thread only when a batch becomes full: a wake-up costs more than all the rest.
-    pub(crate) fn push(&self, trace: Arc<Trace>) {
-        let spans = trace.root.count();
+    pub(crate) fn push(&self, item: T, weight: usize) {
         let mut waiting = lock(&self.waiting);
-        if waiting.closed || waiting.spans + spans > self.bounds.queue {
+        if waiting.closed || waiting.weight + weight > self.bounds.queue {
             drop(waiting);
-            count(&self.dropped, spans);
+            count(&self.dropped, weight);
             return;
         }
-        let before = waiting.spans;
-        waiting.spans += spans;
-        waiting.accepted += number(spans);
-        waiting.traces.push_back((spans, trace));
-        let after = waiting.spans;
+        let before = waiting.weight;
+        waiting.weight += weight;
+        waiting.accepted += number(weight);
+        waiting.items.push_back((weight, item));
+        let after = waiting.weight;
         drop(waiting);
         if before < self.bounds.batch && after >= self.bounds.batch {
             self.ready.notify_one();
         }
     }
 
-    /// The next traces, as many as make a batch, and how many spans they have.
-    pub(crate) fn take(&self) -> (usize, Vec<Arc<Trace>>) {
+    /// The next items, as many as make a batch, and what they weigh.
+    pub(crate) fn take(&self) -> (usize, Vec<T>) {
         let mut waiting = lock(&self.waiting);
-        let (mut spans, mut traces) = (0, vec![]);
-        while spans < self.bounds.batch {
-            let Some((more, trace)) = waiting.traces.pop_front() else { break };
-            spans += more;
-            traces.push(trace);
+        let (mut weight, mut items) = (0, vec![]);
+        while weight < self.bounds.batch {
+            let Some((more, item)) = waiting.items.pop_front() else { break };
+            weight += more;
+            items.push(item);
         }
-        waiting.spans -= spans;
-        (spans, traces)
+        waiting.weight -= weight;
+        (weight, items)
     }
 
     /// Lets nothing in any more.
@@ -96,8 +100,8 @@ impl Queue {
     /// Gives up what waits and what is on its way.
     pub(crate) fn abandon(&self) {
         let mut waiting = lock(&self.waiting);
-        waiting.traces.clear();
-        waiting.spans = 0;
+        waiting.items.clear();
+        waiting.weight = 0;
         self.failed.store(waiting.accepted - self.exported.load(Relaxed), Relaxed);
     }
 
@@ -108,9 +112,14 @@ impl Queue {
         lock(&self.waiting).closed
     }
 
-    /// Counts spans that were sent or refused.
-    pub(crate) fn settle(&self, spans: usize, exported: bool) {
-        count(if exported { &self.exported } else { &self.failed }, spans);
+    /// Whether nothing is let in any more.
+    pub(crate) fn is_closed(&self) -> bool {
+        lock(&self.waiting).closed
+    }
+
+    /// Counts what was sent or refused.
+    pub(crate) fn settle(&self, weight: usize, exported: bool) {
+        count(if exported { &self.exported } else { &self.failed }, weight);
     }
 
     pub(crate) fn counts(&self) -> Counts {
@@ -127,46 +136,37 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn count(counter: &AtomicU64, spans: usize) {
-    counter.fetch_add(number(spans), Relaxed);
+fn count(counter: &AtomicU64, weight: usize) {
+    counter.fetch_add(number(weight), Relaxed);
 }
 
-/// A number of spans as the counters have it.
-fn number(spans: usize) -> u64 {
-    u64::try_from(spans).unwrap_or(u64::MAX)
+/// A weight as the counters have it.
+fn number(weight: usize) -> u64 {
+    u64::try_from(weight).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::names::span;
-    use crate::span::Span;
-    use std::time::{Duration, SystemTime};
+    use std::time::Duration;
 
-    fn trace(spans: usize) -> Arc<Trace> {
-        let part = || Span::new(span::ADMIT, SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH);
-        let mut root = part();
-        root.children = (1..spans).map(|_| part()).collect();
-        Arc::new(Trace { trace_id: 1_u128.into(), parent: None, root, tracestate: None })
-    }
-
-    fn queue(spans: usize, batch: usize) -> Queue {
+    fn queue(spans: usize, batch: usize) -> Queue<()> {
         Queue::new(Batching { queue: spans, batch, delay: Duration::ZERO })
     }
 
     #[test]
-    fn the_queue_is_bounded_by_spans_and_counts_what_it_drops() {
+    fn the_queue_is_bounded_by_weight_and_counts_what_it_drops() {
         let queue = queue(10, 5);
-        (0..4).for_each(|_| queue.push(trace(4)));
+        (0..4).for_each(|_| queue.push((), 4));
         assert_eq!(queue.counts(), Counts { exported: 0, dropped: 8, failed: 0 });
-        queue.push(trace(2));
+        queue.push((), 2);
         assert_eq!(queue.counts().dropped, 8, "a smaller one still fits");
     }
 
     #[test]
-    fn a_batch_is_filled_with_whole_traces() {
+    fn a_batch_is_filled_with_whole_items() {
         let queue = queue(100, 5);
-        (0..4).for_each(|_| queue.push(trace(3)));
+        (0..4).for_each(|_| queue.push((), 3));
         let batches = std::iter::repeat_with(|| queue.take().0).take(3);
         assert_eq!(batches.collect::<Vec<_>>(), [6, 6, 0]);
     }
@@ -174,11 +174,11 @@ mod tests {
     #[test]
     fn what_is_abandoned_counts_as_failed_even_on_its_way() {
         let queue = queue(100, 5);
-        (0..4).for_each(|_| queue.push(trace(3)));
+        (0..4).for_each(|_| queue.push((), 3));
         let on_its_way = queue.take();
         queue.close();
         queue.abandon();
-        queue.push(trace(1));
+        queue.push((), 1);
         assert_eq!(on_its_way.0, 6);
         assert_eq!(queue.counts(), Counts { exported: 0, dropped: 1, failed: 12 });
         assert_eq!(queue.take().0, 0);

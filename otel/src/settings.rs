@@ -2,9 +2,9 @@
 //!
 //! The variables win over the manifest. A value that is not understood is ignored with a warning, as
 //! the OpenTelemetry specification asks, except for an address, without which nothing can work.
-//! Spans are exported when the manifest or a variable names an endpoint, or when
-//! `OTEL_TRACES_EXPORTER=otlp` asks for the default one; `OTEL_SDK_DISABLED=true` and
-//! `OTEL_TRACES_EXPORTER=none` turn export off.
+//! Spans, metrics and log records are exported when the manifest or a variable names an endpoint, or
+//! when `OTEL_{TRACES,METRICS,LOGS}_EXPORTER=otlp` asks for the default one; `OTEL_SDK_DISABLED=true`
+//! turns all export off, `OTEL_…_EXPORTER=none` that of one signal.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -59,14 +59,14 @@ pub struct InvalidEndpoint {
     origin: &'static str,
 }
 
-/// How spans travel.
+/// How it travels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Protocol {
     Grpc,
     HttpProtobuf,
 }
 
-/// Where spans go.
+/// Where a signal goes.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Target {
     /// The whole address; with HTTP that includes the path.
@@ -81,11 +81,11 @@ pub(crate) struct Target {
 /// Bounds of what waits for its export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Batching {
-    /// Spans that may wait; more are dropped and counted.
+    /// Spans or log records that may wait; more are dropped and counted.
     pub(crate) queue: usize,
-    /// Spans of one batch; a trace is not cut in two.
+    /// Spans or log records of one batch; a trace is not cut in two.
     pub(crate) batch: usize,
-    /// The longest that a span waits for its batch to fill.
+    /// The longest that one waits for its batch to fill; of metrics the time between two exports.
     pub(crate) delay: Duration,
 }
 
@@ -102,7 +102,12 @@ pub fn check(config: &Config, environment: &Environment) -> Result<(), InvalidEn
 pub(crate) struct Settings {
     pub(crate) sampler: Sampler,
     pub(crate) resource: Vec<KeyValue>,
+    /// Where spans go.
     pub(crate) target: Option<Target>,
+    /// Where metrics go.
+    pub(crate) metrics: Option<Target>,
+    /// Where log records go.
+    pub(crate) logs: Option<Target>,
     /// What was not understood, a sentence each.
     pub(crate) warnings: Vec<String>,
 }
@@ -118,21 +123,81 @@ impl Settings {
         let mut reader = Reader { environment, warnings: vec![] };
         let sampler = reader.sampler(config.sample);
         let resource = reader.resource(config, pid, host_name);
-        let target = reader.target(config.endpoint.as_deref())?;
-        Ok(Self { sampler, resource, target, warnings: reader.warnings })
+        let manifest = config.endpoint.as_deref();
+        let target = reader.target(&TRACES, manifest)?;
+        let metrics = reader.target(&METRICS, manifest)?;
+        let logs = reader.target(&LOGS, manifest)?;
+        Ok(Self { sampler, resource, target, metrics, logs, warnings: reader.warnings })
     }
 }
 
 const SAMPLER: &str = "OTEL_TRACES_SAMPLER";
 const SAMPLER_ARG: &str = "OTEL_TRACES_SAMPLER_ARG";
-const EXPORTER: &str = "OTEL_TRACES_EXPORTER";
-const TRACES_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
 const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
-const PROTOCOLS: &[&str] = &["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"];
-const HEADERS: &[&str] = &["OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS"];
-const TIMEOUTS: &[&str] = &["OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT"];
-const COMPRESSIONS: &[&str] =
-    &["OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "OTEL_EXPORTER_OTLP_COMPRESSION"];
+
+/// What is exported, and the variables that are about it alone or about all.
+#[derive(Debug)]
+pub(crate) struct Signal {
+    exporter: &'static str,
+    endpoint: &'static str,
+    protocols: [&'static str; 2],
+    headers: [&'static str; 2],
+    timeouts: [&'static str; 2],
+    compressions: [&'static str; 2],
+    /// Its path on an OTLP collector over HTTP.
+    path: &'static str,
+    /// Variables of the bounds (queue, batch, delay in milliseconds), each with its default; without
+    /// a name the default holds.
+    batching: [(&'static str, u64); 3],
+}
+
+macro_rules! signal {
+    ($name:literal, $path:literal, $batching:expr) => {
+        Signal {
+            exporter: concat!("OTEL_", $name, "_EXPORTER"),
+            endpoint: concat!("OTEL_EXPORTER_OTLP_", $name, "_ENDPOINT"),
+            protocols: [
+                concat!("OTEL_EXPORTER_OTLP_", $name, "_PROTOCOL"),
+                "OTEL_EXPORTER_OTLP_PROTOCOL",
+            ],
+            headers: [
+                concat!("OTEL_EXPORTER_OTLP_", $name, "_HEADERS"),
+                "OTEL_EXPORTER_OTLP_HEADERS",
+            ],
+            timeouts: [
+                concat!("OTEL_EXPORTER_OTLP_", $name, "_TIMEOUT"),
+                "OTEL_EXPORTER_OTLP_TIMEOUT",
+            ],
+            compressions: [
+                concat!("OTEL_EXPORTER_OTLP_", $name, "_COMPRESSION"),
+                "OTEL_EXPORTER_OTLP_COMPRESSION",
+            ],
+            path: $path,
+            batching: $batching,
+        }
+    };
+}
+
+static TRACES: Signal = signal!(
+    "TRACES",
+    "/v1/traces",
+    [
+        ("OTEL_BSP_MAX_QUEUE_SIZE", 8_192),
+        ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512),
+        ("OTEL_BSP_SCHEDULE_DELAY", 1_000),
+    ]
+);
+static METRICS: Signal =
+    signal!("METRICS", "/v1/metrics", [("", 1), ("", 1), ("OTEL_METRIC_EXPORT_INTERVAL", 60_000)]);
+static LOGS: Signal = signal!(
+    "LOGS",
+    "/v1/logs",
+    [
+        ("OTEL_BLRP_MAX_QUEUE_SIZE", 4_096),
+        ("OTEL_BLRP_MAX_EXPORT_BATCH_SIZE", 512),
+        ("OTEL_BLRP_SCHEDULE_DELAY", 1_000),
+    ]
+);
 
 /// Reads variables and remembers what it did not understand.
 struct Reader<'a> {
@@ -142,7 +207,11 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn ignore(&mut self, name: &str, value: &str, wanted: &str) {
-        self.warnings.push(format!("{name}={value:?} is ignored: wanted {wanted}"));
+        let warning = format!("{name}={value:?} is ignored: wanted {wanted}");
+        // What is said of all signals is read once for each.
+        if !self.warnings.contains(&warning) {
+            self.warnings.push(warning);
+        }
     }
 
     /// The number in the first of these variables that is set.
@@ -194,41 +263,46 @@ impl<'a> Reader<'a> {
         attributes
     }
 
-    fn target(&mut self, manifest: Option<&str>) -> Result<Option<Target>, InvalidEndpoint> {
+    fn target(
+        &mut self,
+        signal: &Signal,
+        manifest: Option<&str>,
+    ) -> Result<Option<Target>, InvalidEndpoint> {
         let disabled = self.environment.get("OTEL_SDK_DISABLED");
-        let wanted = match self.environment.get(EXPORTER) {
+        let wanted = match self.environment.get(signal.exporter) {
             _ if disabled.is_some_and(|value| value.eq_ignore_ascii_case("true")) => {
                 return Ok(None);
             }
             Some("none") => return Ok(None),
             Some("otlp") => true,
             Some(other) => {
-                self.ignore(EXPORTER, other, "otlp or none");
+                self.ignore(signal.exporter, other, "otlp or none");
                 false
             }
             None => false,
         };
         let named = self
             .environment
-            .first(&[TRACES_ENDPOINT, ENDPOINT])
+            .first(&[signal.endpoint, ENDPOINT])
             .or(manifest.map(|endpoint| ("the manifest", endpoint)));
-        let Some(((origin, address), protocol)) = self.address(named, wanted) else {
+        let Some(((origin, address), protocol)) = self.address(signal, named, wanted) else {
             return Ok(None);
         };
-        let endpoint = endpoint(address, protocol, origin == TRACES_ENDPOINT)
+        let complete = origin == signal.endpoint;
+        let endpoint = endpoint(address, protocol, complete, signal.path)
             .ok_or_else(|| InvalidEndpoint { endpoint: address.to_owned(), origin })?;
         if let Some((name, value)) =
-            self.environment.first(COMPRESSIONS).filter(|(_, value)| *value != "none")
+            self.environment.first(&signal.compressions).filter(|(_, value)| *value != "none")
         {
             self.ignore(name, value, "none");
         }
-        let milliseconds = self.number(TIMEOUTS, "milliseconds").unwrap_or(10_000);
+        let milliseconds = self.number(&signal.timeouts, "milliseconds").unwrap_or(10_000);
         Ok(Some(Target {
             endpoint,
             protocol,
-            headers: self.headers(),
+            headers: self.headers(signal),
             timeout: Duration::from_millis(milliseconds),
-            batching: self.batching(),
+            batching: self.batching(signal),
         }))
     }
 
@@ -237,10 +311,11 @@ impl<'a> Reader<'a> {
     /// is that of OTLP over HTTP, 4318, or it has a path.
     fn address<'n>(
         &mut self,
+        signal: &Signal,
         named: Option<(&'static str, &'n str)>,
         wanted: bool,
     ) -> Option<((&'static str, &'n str), Protocol)> {
-        let (protocol_name, protocol) = self.environment.first(PROTOCOLS).unzip();
+        let (protocol_name, protocol) = self.environment.first(&signal.protocols).unzip();
         let protocol = match protocol {
             Some("grpc") => Some(Protocol::Grpc),
             Some("http/protobuf") => Some(Protocol::HttpProtobuf),
@@ -252,8 +327,8 @@ impl<'a> Reader<'a> {
         };
         let (origin, address) = match (named, protocol) {
             (Some(named), _) => named,
-            (None, Some(Protocol::HttpProtobuf)) => (EXPORTER, "http://localhost:4318"),
-            (None, _) => (EXPORTER, "http://localhost:4317"),
+            (None, Some(Protocol::HttpProtobuf)) => (signal.exporter, "http://localhost:4318"),
+            (None, _) => (signal.exporter, "http://localhost:4317"),
         };
         let speaks_http = |uri: Uri| uri.port_u16() == Some(4318) || uri.path().len() > 1;
         let by_address = || match address.parse().is_ok_and(speaks_http) {
@@ -264,8 +339,10 @@ impl<'a> Reader<'a> {
             .then(|| ((origin, address), protocol.unwrap_or_else(by_address)))
     }
 
-    fn headers(&mut self) -> HeaderMap {
-        let Some((name, _)) = self.environment.first(HEADERS) else { return HeaderMap::new() };
+    fn headers(&mut self, signal: &Signal) -> HeaderMap {
+        let Some((name, _)) = self.environment.first(&signal.headers) else {
+            return HeaderMap::new();
+        };
         let mut headers = HeaderMap::new();
         for (key, value) in self.pairs(name) {
             match (HeaderName::from_str(&key), HeaderValue::from_str(&value)) {
@@ -276,13 +353,12 @@ impl<'a> Reader<'a> {
         headers
     }
 
-    fn batching(&mut self) -> Batching {
-        let mut number = |name, default: u64| {
+    fn batching(&mut self, signal: &Signal) -> Batching {
+        let mut number = |(name, default): (&'static str, u64)| {
             self.number(&[name], "a number above 0").filter(|&number| number > 0).unwrap_or(default)
         };
-        let queue = number("OTEL_BSP_MAX_QUEUE_SIZE", 8_192);
-        let batch = number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512).min(queue);
-        let delay = number("OTEL_BSP_SCHEDULE_DELAY", 1_000);
+        let [queue, batch, delay] = signal.batching.map(&mut number);
+        let batch = batch.min(queue);
         Batching {
             queue: usize::try_from(queue).unwrap_or(usize::MAX),
             batch: usize::try_from(batch).unwrap_or(usize::MAX),
@@ -308,11 +384,11 @@ impl<'a> Reader<'a> {
 }
 
 /// The whole address; `complete` says that an HTTP path has been given, otherwise it is that of OTLP.
-fn endpoint(address: &str, protocol: Protocol, complete: bool) -> Option<Uri> {
-    const PATH: &str = "/v1/traces";
-    let base = address.trim_end_matches('/');
+/// An address of everything that names the path of traces, as many do, means the collector there.
+fn endpoint(address: &str, protocol: Protocol, complete: bool, path: &str) -> Option<Uri> {
+    let base = address.trim_end_matches('/').trim_end_matches(TRACES.path);
     let uri: Uri = match protocol {
-        Protocol::HttpProtobuf if !complete && !base.ends_with(PATH) => format!("{base}{PATH}"),
+        Protocol::HttpProtobuf if !complete => format!("{base}{path}"),
         _ => address.to_owned(),
     }
     .parse()
@@ -356,7 +432,7 @@ mod tests {
 
     #[test]
     fn export_can_be_turned_off_by_variable() {
-        for off in [("OTEL_SDK_DISABLED", "True"), (EXPORTER, "none")] {
+        for off in [("OTEL_SDK_DISABLED", "True"), (TRACES.exporter, "none")] {
             assert_eq!(target(Some("http://c:4317"), &[off, (ENDPOINT, "http://d:4317")]), None);
         }
     }
@@ -364,7 +440,7 @@ mod tests {
     #[test]
     fn a_variable_wins_over_the_manifest_and_the_one_for_traces_over_the_general_one() {
         let (manifest, general) = (Some("http://m:4317"), (ENDPOINT, "http://g:4317"));
-        let traces = (TRACES_ENDPOINT, "http://t:4317");
+        let traces = (TRACES.endpoint, "http://t:4317");
         let grpc = |address: &str| Some((address.to_owned(), Protocol::Grpc));
         assert_eq!(target(manifest, &[]), grpc("http://m:4317/"));
         assert_eq!(target(manifest, &[general]), grpc("http://g:4317/"));
@@ -383,7 +459,7 @@ mod tests {
         assert_eq!(path(Some("http://m:1/base/"), &[]), "http://m:1/base/v1/traces");
         assert_eq!(path(Some("http://m:1/v1/traces"), &[]), "http://m:1/v1/traces");
         assert_eq!(path(None, &[(ENDPOINT, "http://g:1/x")]), "http://g:1/x/v1/traces");
-        assert_eq!(path(None, &[(TRACES_ENDPOINT, "http://t:1/x")]), "http://t:1/x");
+        assert_eq!(path(None, &[(TRACES.endpoint, "http://t:1/x")]), "http://t:1/x");
     }
 
     #[test]
@@ -399,7 +475,7 @@ mod tests {
 
     #[test]
     fn asking_for_otlp_alone_means_the_default_address() {
-        let otlp = (EXPORTER, "otlp");
+        let otlp = (TRACES.exporter, "otlp");
         let http = ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf");
         assert_eq!(target(None, &[otlp]).unwrap().0, "http://localhost:4317/");
         assert_eq!(target(None, &[otlp, http]).unwrap().0, "http://localhost:4318/v1/traces");
@@ -440,7 +516,7 @@ mod tests {
     fn what_is_not_understood_is_ignored_with_a_warning_that_names_it() {
         for (name, value) in [
             (SAMPLER, "sometimes"),
-            (EXPORTER, "console"),
+            (TRACES.exporter, "console"),
             ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"),
             ("OTEL_EXPORTER_OTLP_TIMEOUT", "soon"),
             ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"),
@@ -455,6 +531,21 @@ mod tests {
             assert_eq!(settings.warnings.len(), 1, "{:?}", settings.warnings);
             assert!(settings.warnings[0].starts_with(name), "{:?}", settings.warnings);
         }
+    }
+
+    #[test]
+    fn metrics_and_logs_go_where_traces_go_unless_their_own_variables_say_otherwise() {
+        let all = |variables: &[(&str, &str)]| {
+            let settings = resolve(Some("http://c:4318/v1/traces"), variables);
+            [settings.target, settings.metrics, settings.logs]
+                .map(|target| target.map_or(String::new(), |target| target.endpoint.to_string()))
+        };
+        let [traces, metrics, logs] =
+            ["traces", "metrics", "logs"].map(|signal| format!("http://c:4318/v1/{signal}"));
+        assert_eq!(all(&[]), [traces.clone(), metrics, logs.clone()]);
+        let elsewhere = ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "http://m:4318/x");
+        assert_eq!(all(&[elsewhere]), [traces.clone(), "http://m:4318/x".into(), logs.clone()]);
+        assert_eq!(all(&[("OTEL_METRICS_EXPORTER", "none")]), [traces, String::new(), logs]);
     }
 
     #[test]

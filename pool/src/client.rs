@@ -48,6 +48,11 @@ pub struct PoolConfig {
 /// What the pool has to tell.
 #[derive(Clone, Debug)]
 pub enum PoolEvent {
+    /// A sandbox was created and is parked.
+    Created {
+        /// Which.
+        sandbox: SandboxId,
+    },
     /// A start is over.
     Prepared {
         /// Of which function.
@@ -390,6 +395,7 @@ impl<C: Send + 'static> Shared<C> {
             inner.records.insert(id, Record { pid, phases, endpoint: None });
             Event::Created(id)
         });
+        self.report(PoolEvent::Created { sandbox: id });
     }
 
     /// Notes how the function in a sandbox is reached, given how it came so far.

@@ -1,6 +1,7 @@
 //! A collector that speaks real OTLP: gRPC and HTTP with protobuf on one port of 127.0.0.1.
 //!
-//! It decodes every span that it is sent, keeps them all, and can be told to behave badly. It runs
+//! It decodes every span, metric and log record that it is sent, keeps them all, and can be told to
+//! behave badly. It runs
 //! on a thread and a runtime of its own, so that blocking and asynchronous tests use it alike, and
 //! ends when it is dropped.
 
@@ -15,13 +16,21 @@ use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::routing::post;
+use opentelemetry_proto::tonic::collector::logs::v1 as otlp_logs;
+use opentelemetry_proto::tonic::collector::logs::v1::logs_service_server::{
+    LogsService, LogsServiceServer,
+};
+use opentelemetry_proto::tonic::collector::metrics::v1 as otlp_metrics;
+use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{
+    MetricsService, MetricsServiceServer,
+};
 use opentelemetry_proto::tonic::collector::trace::v1 as otlp;
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
     TraceService, TraceServiceServer,
 };
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
+use opentelemetry_proto::tonic::metrics::v1::{Metric, metric::Data, number_data_point};
 use opentelemetry_proto::tonic::trace::v1 as proto;
-use prost::Message as _;
 use serde_json::Value;
 use tokio::sync::oneshot;
 
@@ -85,6 +94,34 @@ pub struct Event {
     pub attributes: Attributes,
 }
 
+/// A point of a metric as it arrived.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Point {
+    /// Name of the metric.
+    pub metric: String,
+    /// Its unit.
+    pub unit: String,
+    /// Attributes of the point.
+    pub attributes: Attributes,
+    /// The value; of a histogram how many it counted.
+    pub value: f64,
+    /// Upper bounds and counts, of a histogram.
+    pub buckets: Vec<(f64, u64)>,
+}
+
+/// A log record as it arrived.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LogRecord {
+    /// What it says.
+    pub body: Value,
+    /// `INFO` and so on.
+    pub severity: String,
+    /// Attributes.
+    pub attributes: Attributes,
+    /// 32 hexadecimal digits, or nothing.
+    pub trace_id: String,
+}
+
 /// How a request came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
@@ -104,6 +141,10 @@ pub enum Behaviour {
     Hang,
     /// Answers with an internal error.
     Fail,
+    /// Says that it cannot just now.
+    Busy,
+    /// Closes the connection in the middle of the exchange.
+    Reset,
 }
 
 /// A running collector.
@@ -126,6 +167,9 @@ struct Received {
     behaviour: Behaviour,
     requests: Vec<HeaderMap>,
     spans: Vec<Span>,
+    /// Those of the last export.
+    points: Vec<Point>,
+    logs: Vec<LogRecord>,
 }
 
 impl Collector {
@@ -160,6 +204,37 @@ impl Collector {
     #[must_use]
     pub fn spans(&self) -> Vec<Span> {
         self.shared.lock().spans.clone()
+    }
+
+    /// The points of the last export of metrics.
+    #[must_use]
+    pub fn points(&self) -> Vec<Point> {
+        self.shared.lock().points.clone()
+    }
+
+    /// Every log record that has arrived, in order.
+    #[must_use]
+    pub fn logs(&self) -> Vec<LogRecord> {
+        self.shared.lock().logs.clone()
+    }
+
+    /// Waits until this of metrics or logs is there.
+    ///
+    /// # Panics
+    /// When it is not within the time.
+    #[track_caller]
+    pub fn until<T>(&self, find: impl Fn(&Self) -> Option<T>, timeout: Duration) -> T {
+        let end = Instant::now() + timeout;
+        loop {
+            if let Some(found) = find(self) {
+                return found;
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "it did not arrive");
+            let received = self.shared.lock();
+            let wait = left.min(Duration::from_millis(50));
+            drop(self.shared.arrived.wait_timeout(received, wait));
+        }
     }
 
     /// The headers of every request so far, whatever it was answered.
@@ -239,11 +314,16 @@ fn serve(listener: std::net::TcpListener, service: Service, stopped: oneshot::Re
     runtime.expect("a runtime for the collector").block_on(async {
         let listener = tokio::net::TcpListener::from_std(listener).expect("a non-blocking listener");
         let grpc = TraceServiceServer::new(service.clone()).max_decoding_message_size(REQUEST_BYTES);
+        let metrics = MetricsServiceServer::new(service.clone());
+        let logs = LogsServiceServer::new(service.clone());
         let http = axum::Router::new()
-            .route("/v1/traces", post(export_http))
+            .route("/v1/traces", post(export_http::<otlp::ExportTraceServiceRequest>))
+            .route("/v1/metrics", post(export_http::<otlp_metrics::ExportMetricsServiceRequest>))
+            .route("/v1/logs", post(export_http::<otlp_logs::ExportLogsServiceRequest>))
             .layer(DefaultBodyLimit::max(REQUEST_BYTES))
             .with_state(service);
-        let router = tonic::service::Routes::new(grpc).into_axum_router().merge(http);
+        let grpc = tonic::service::Routes::new(grpc).add_service(metrics).add_service(logs);
+        let router = grpc.into_axum_router().merge(http);
         tokio::select! {
             served = async { axum::serve(listener, router).await } => served.expect("axum serves for ever"),
             _ = stopped => {}
@@ -251,7 +331,7 @@ fn serve(listener: std::net::TcpListener, service: Service, stopped: oneshot::Re
     });
 }
 
-async fn export_http(
+async fn export_http<M: Export>(
     State(service): State<Service>,
     headers: HeaderMap,
     body: Bytes,
@@ -260,48 +340,130 @@ async fn export_http(
     if headers.get(header::CONTENT_TYPE).is_none_or(|kind| kind != PROTOBUF) {
         return Err(StatusCode::UNSUPPORTED_MEDIA_TYPE);
     }
-    let request =
-        otlp::ExportTraceServiceRequest::decode(body).map_err(|_| StatusCode::BAD_REQUEST)?;
-    service
-        .receive(Protocol::HttpProtobuf, headers, request)
-        .await
-        .map_err(|Failing| StatusCode::INTERNAL_SERVER_ERROR)?;
-    let answer = otlp::ExportTraceServiceResponse::default();
-    Ok(([(header::CONTENT_TYPE, PROTOBUF)], answer.encode_to_vec()))
+    let request = M::decode(body).map_err(|_| StatusCode::BAD_REQUEST)?;
+    service.receive(Protocol::HttpProtobuf, headers, request).await.map_err(
+        |refusal| match refusal {
+            Refusal::Failing => StatusCode::INTERNAL_SERVER_ERROR,
+            Refusal::Busy => StatusCode::SERVICE_UNAVAILABLE,
+        },
+    )?;
+    // Of all three the whole answer is empty.
+    Ok(([(header::CONTENT_TYPE, PROTOBUF)], vec![]))
+}
+
+/// What can be exported.
+trait Export: prost::Message + Default {
+    fn keep(self, protocol: Protocol, received: &mut Received);
+}
+
+impl Export for otlp::ExportTraceServiceRequest {
+    fn keep(self, protocol: Protocol, received: &mut Received) {
+        received.spans.extend(spans(protocol, self));
+    }
+}
+
+impl Export for otlp_metrics::ExportMetricsServiceRequest {
+    fn keep(self, _: Protocol, received: &mut Received) {
+        let scopes = self.resource_metrics.into_iter().flat_map(|resource| resource.scope_metrics);
+        received.points = scopes.flat_map(|scope| scope.metrics).flat_map(points).collect();
+    }
+}
+
+impl Export for otlp_logs::ExportLogsServiceRequest {
+    fn keep(self, _: Protocol, received: &mut Received) {
+        let scopes = self.resource_logs.into_iter().flat_map(|resource| resource.scope_logs);
+        received.logs.extend(scopes.flat_map(|scope| scope.log_records).map(|log| LogRecord {
+            body: value(log.body),
+            severity: log.severity_text,
+            attributes: attributes(log.attributes),
+            trace_id: hex(&log.trace_id),
+        }));
+    }
+}
+
+fn points(metric: Metric) -> Vec<Point> {
+    let (name, unit) = (metric.name, metric.unit);
+    let point = |of: Vec<KeyValue>, value, buckets| Point {
+        metric: name.clone(),
+        unit: unit.clone(),
+        attributes: attributes(of),
+        value,
+        buckets,
+    };
+    let numbers = match metric.data {
+        Some(Data::Gauge(gauge)) => gauge.data_points,
+        Some(Data::Sum(sum)) => sum.data_points,
+        Some(Data::Histogram(histogram)) => {
+            let shots = histogram.data_points.into_iter().map(|shot| {
+                let bounds = shot.explicit_bounds.into_iter().chain([f64::INFINITY]);
+                let buckets = bounds.zip(shot.bucket_counts).collect();
+                point(shot.attributes, count(shot.count), buckets)
+            });
+            return shots.collect();
+        }
+        _ => return vec![],
+    };
+    let numbers = numbers.into_iter().map(|number| {
+        let value = match number.value {
+            Some(number_data_point::Value::AsInt(whole)) => count(whole.cast_unsigned()),
+            Some(number_data_point::Value::AsDouble(real)) => real,
+            None => f64::NAN,
+        };
+        point(number.attributes, value, vec![])
+    });
+    numbers.collect()
+}
+
+/// Tests count in numbers that are exact either way.
+#[expect(clippy::cast_precision_loss, reason = "tests count below 2^53")]
+fn count(number: u64) -> f64 {
+    number as f64
 }
 
 #[derive(Clone, Debug)]
 struct Service(Arc<Shared>);
 
-/// The collector has been told to fail.
-struct Failing;
-
-#[tonic::async_trait]
-impl TraceService for Service {
-    async fn export(
-        &self,
-        request: tonic::Request<otlp::ExportTraceServiceRequest>,
-    ) -> Result<tonic::Response<otlp::ExportTraceServiceResponse>, tonic::Status> {
-        let (metadata, _, request) = request.into_parts();
-        match self.receive(Protocol::Grpc, metadata.into_headers(), request).await {
-            Ok(()) => Ok(tonic::Response::new(otlp::ExportTraceServiceResponse::default())),
-            Err(Failing) => Err(tonic::Status::internal("told to fail")),
-        }
-    }
+/// The collector has been told to.
+enum Refusal {
+    Failing,
+    Busy,
 }
+
+macro_rules! grpc {
+    ($service:ident, $module:ident, $request:ident, $response:ident) => {
+        #[tonic::async_trait]
+        impl $service for Service {
+            async fn export(
+                &self,
+                request: tonic::Request<$module::$request>,
+            ) -> Result<tonic::Response<$module::$response>, tonic::Status> {
+                let (metadata, _, request) = request.into_parts();
+                match self.receive(Protocol::Grpc, metadata.into_headers(), request).await {
+                    Ok(()) => Ok(tonic::Response::new($module::$response::default())),
+                    Err(Refusal::Failing) => Err(tonic::Status::internal("told to fail")),
+                    Err(Refusal::Busy) => Err(tonic::Status::unavailable("told to be busy")),
+                }
+            }
+        }
+    };
+}
+
+grpc!(TraceService, otlp, ExportTraceServiceRequest, ExportTraceServiceResponse);
+grpc!(MetricsService, otlp_metrics, ExportMetricsServiceRequest, ExportMetricsServiceResponse);
+grpc!(LogsService, otlp_logs, ExportLogsServiceRequest, ExportLogsServiceResponse);
 
 impl Service {
     async fn receive(
         &self,
         protocol: Protocol,
         headers: HeaderMap,
-        request: otlp::ExportTraceServiceRequest,
-    ) -> Result<(), Failing> {
+        request: impl Export,
+    ) -> Result<(), Refusal> {
         let behaviour = {
             let mut received = self.0.lock();
             received.requests.push(headers);
             if received.behaviour == Behaviour::Accept {
-                received.spans.extend(spans(protocol, request));
+                request.keep(protocol, &mut received);
             }
             received.behaviour
         };
@@ -309,7 +471,10 @@ impl Service {
         match behaviour {
             Behaviour::Accept => Ok(()),
             Behaviour::Hang => std::future::pending().await,
-            Behaviour::Fail => Err(Failing),
+            Behaviour::Fail => Err(Refusal::Failing),
+            Behaviour::Busy => Err(Refusal::Busy),
+            // hyper drops the connection of a handler that panics; the message goes nowhere.
+            Behaviour::Reset => std::panic::resume_unwind(Box::new("told to reset")),
         }
     }
 }

@@ -6,23 +6,29 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use baton_otel::RequestContext;
 use baton_otel::names::span;
+use baton_otel::{RequestContext, SpanId, TraceId};
 use baton_pool::activation::{Limits, Program};
 use baton_pool::client::{Pool, PoolConfig, PoolEvent};
+use baton_pool::lease::Phase;
 use baton_pool::meter::Consumption;
-use baton_pool::reason::LeaseError;
-use baton_pool::schedule::{Counts, FunctionId, KeepAlive, Quarantine, SandboxInfo};
+use baton_pool::output::Stream;
+use baton_pool::protocol::SandboxId;
+use baton_pool::reason::{LeaseError, Reason};
+use baton_pool::schedule::{Cause, Counts, FunctionId, KeepAlive, Quarantine, SandboxInfo};
 use baton_pool::spec::{FunctionSpec, Listen};
 use serde_json::{Value, json};
 use tokio_util::task::TaskTracker;
 
+use super::serving::Serving;
 use super::{Connection, Lease, cause, prepare};
 use crate::handover::{Handover, NativeBuild};
 use crate::host::Host;
+use crate::lines::Writer;
 use crate::manifest::{self, Function};
 use crate::observer::Observer;
 use crate::problem::{Kind, Problem};
+use crate::tier::Tier;
 
 /// Creations at once: as many as the daemon has workers, and one that waits at each.
 const CREATING_MAX: usize = 4;
@@ -40,15 +46,33 @@ const SANDBOX_GRACE: Duration = Duration::from_secs(5);
 /// The pool of sandboxes of this host.
 pub struct Sandboxing {
     pool: Pool<Connection>,
+    memory_limit: u64,
     names: Arc<Names>,
+    serving: Arc<Serving>,
     tasks: TaskTracker,
 }
 
 type Names = RwLock<BTreeMap<FunctionId, Name>>;
 
+/// The pool in numbers.
+pub struct Gauges {
+    /// Sandboxes in each state.
+    pub states: [(&'static str, usize); 7],
+    /// Bytes of the budget in use.
+    pub memory: u64,
+    /// Bytes of the budget.
+    pub memory_limit: u64,
+    /// Starts that wait for a parked sandbox or for memory.
+    pub queued: usize,
+}
+
 /// What a revision is called.
 struct Name {
     text: Arc<str>,
+    /// The digest of its artifacts.
+    digest: Arc<str>,
+    /// Its sandboxes serve one request at a time.
+    alone: bool,
     /// Nobody sends it requests any more; it is named until its last sandbox is gone.
     retired: bool,
 }
@@ -88,11 +112,14 @@ impl Sandboxing {
             sockets: sandboxes.sockets.clone(),
         };
         let names = Arc::new(Names::default());
+        let serving = Arc::new(Serving::default());
         let (observer, known) = (Arc::clone(observer), Arc::clone(&names));
+        let served = Arc::clone(&serving);
         let (pool, work) =
-            Pool::start(config, Arc::new(move |event| tell(&observer, &known, event)));
+            Pool::start(config, Arc::new(move |event| tell(&observer, &known, &served, event)));
         tasks.spawn(work);
-        Some(Arc::new(Self { pool, names, tasks: tasks.clone() }))
+        let (memory_limit, tasks) = (section.memory.0, tasks.clone());
+        Some(Arc::new(Self { pool, memory_limit, names, serving, tasks }))
     }
 
     /// Takes up work with a pool daemon.
@@ -107,6 +134,7 @@ impl Sandboxing {
     pub fn add(
         self: &Arc<Self>,
         function: &Function,
+        digest: &str,
         build: &NativeBuild,
     ) -> anyhow::Result<Native> {
         let (limits, sandboxes) = (&function.limits, &function.sandboxes);
@@ -144,13 +172,19 @@ impl Sandboxing {
             self.pool.sandboxes().into_iter().filter_map(|sandbox| sandbox.function).collect();
         let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
         names.retain(|id, name| !name.retired || in_use.contains(id));
-        names.insert(id, Name { text: function.name.as_str().into(), retired: false });
+        let name = Name {
+            text: function.name.as_str().into(),
+            digest: digest.into(),
+            alone: sandboxes.concurrency == 1,
+            retired: false,
+        };
+        names.insert(id, name);
         Ok(Native { id, sandboxing: Arc::clone(self) })
     }
 
-    /// Sandboxes by state, each with its label, and the bytes of the budget in use.
+    /// The pool in numbers.
     #[must_use]
-    pub fn gauges(&self) -> (Vec<(String, u64)>, u64) {
+    pub fn gauges(&self) -> Gauges {
         let statistics = self.pool.statistics();
         let statistics = statistics.borrow();
         let Counts { creating, parked, starting, warm, frozen, draining, removing } =
@@ -164,8 +198,12 @@ impl Sandboxing {
             ("draining", draining),
             ("removing", removing),
         ];
-        let states = states.map(|(state, count)| (format!("state=\"{state}\""), count as u64));
-        (states.into(), statistics.memory)
+        Gauges {
+            states,
+            memory: statistics.memory,
+            memory_limit: self.memory_limit,
+            queued: statistics.queued,
+        }
     }
 
     /// Ends every sandbox.
@@ -198,6 +236,11 @@ impl Native {
             };
             Problem::new(kind, error.to_string())
         })
+    }
+
+    /// A sandbox serves a request of this trace from now on; the span is that of the work on it.
+    pub(super) fn serves(&self, sandbox: SandboxId, request: (TraceId, SpanId)) {
+        self.sandboxing.serving.note(sandbox, request);
     }
 
     pub(super) fn tasks(&self) -> &TaskTracker {
@@ -319,10 +362,11 @@ pub fn sandboxes(host: &Host) -> Value {
 }
 
 /// What the pool has to say goes to the log and into traces.
-fn tell(observer: &Observer, names: &Names, event: PoolEvent) {
+fn tell(observer: &Observer, names: &Names, serving: &Serving, event: PoolEvent) {
     let names = names.read().unwrap_or_else(PoisonError::into_inner);
     let name = |id: &FunctionId| names.get(id).map_or("?", |name| &*name.text);
     match event {
+        PoolEvent::Created { .. } => observer.metrics.created(),
         PoolEvent::Prepared { function, sandbox, pid, cause, outcome, phases } => {
             let function = name(&function);
             match &outcome {
@@ -331,6 +375,7 @@ fn tell(observer: &Observer, names: &Names, event: PoolEvent) {
                     tracing::warn!(function, %sandbox, %reason, "the native build did not start");
                 }
             }
+            count_start(observer, function, cause, &outcome, &phases);
             if cause.sampled {
                 observer.trace(prepare::trace(function, sandbox, pid, cause, &outcome, &phases));
             }
@@ -353,6 +398,12 @@ fn tell(observer: &Observer, names: &Names, event: PoolEvent) {
         }
         PoolEvent::Gone { function, cause, phase, sandbox, reason, usage } => {
             let function = function.as_ref().map(name);
+            serving.forget(sandbox);
+            observer.metrics.removed(word(&reason), usage.oom_kills);
+            if let Some(function) = function {
+                let cpu = Duration::from_nanos(usage.cpu_ns);
+                observer.metrics.of(function).used(cpu, usage.memory_peak);
+            }
             if cause.sampled {
                 let (span, reason) = (span::SANDBOX_REMOVE, reason.to_string());
                 observer.trace(prepare::befell(span, function, sandbox, &reason, &phase));
@@ -360,15 +411,61 @@ fn tell(observer: &Observer, names: &Names, event: PoolEvent) {
             tracing::debug!(function, %sandbox, %reason, cpu_ns = usage.cpu_ns, memory_peak = usage.memory_peak, "sandbox gone");
         }
         PoolEvent::Output { function, sandbox, stream, line } => {
-            tracing::info!(
-                target: "function",
-                function = name(&function),
-                tier = "native",
-                %sandbox,
-                stream = format!("{stream:?}").to_lowercase(),
-                "{}",
-                String::from_utf8_lossy(&line)
-            );
+            let Some(name) = names.get(&function) else { return };
+            let served = serving.of(sandbox);
+            let writer = Writer {
+                function: &name.text,
+                revision: &name.digest,
+                tier: Tier::Native,
+                instance: &sandbox.to_string(),
+                stream: match stream {
+                    Stream::Stdout => "stdout",
+                    Stream::Stderr => "stderr",
+                },
+                // One request at a time: the last one is the one at work.
+                request: served.last().copied().filter(|_| name.alone),
+                served: &served,
+            };
+            observer.line(writer, &line);
         }
+    }
+}
+
+/// Counts a start, from the request that caused it (or its first step) until it accepts.
+fn count_start(
+    observer: &Observer,
+    function: &str,
+    cause: Cause,
+    outcome: &Result<(), Reason>,
+    phases: &[Phase],
+) {
+    let first = phases.iter().map(|phase| phase.start).min();
+    let began = cause.at.or(first);
+    let ended = phases.iter().map(|phase| phase.end).max();
+    let took = began.zip(ended).and_then(|(began, ended)| ended.duration_since(began).ok());
+    let took = outcome.as_ref().map(|()| took.unwrap_or_default()).map_err(drop);
+    observer.metrics.of(function).started(Tier::Native, took);
+    let waited = cause.at.map(|at| prepare::since(at, phases));
+    if waited.is_some_and(|phases| phases.iter().any(|phase| phase.name == "create")) {
+        observer.metrics.parked_miss();
+    }
+}
+
+/// The word for an end, of low cardinality.
+fn word(reason: &Reason) -> &'static str {
+    match reason {
+        Reason::Idle => "idle",
+        Reason::Evicted => "evicted",
+        Reason::Surplus => "surplus",
+        Reason::Tainted => "tainted",
+        Reason::Retired => "retired",
+        Reason::Shutdown => "shutdown",
+        Reason::DaemonLost => "daemon-lost",
+        Reason::NeverAccepted => "never-accepted",
+        Reason::OutOfMemory => "oom",
+        Reason::Exit(_) => "exit",
+        Reason::Died => "died",
+        Reason::Start(_) => "start-failed",
+        Reason::Create(_) => "create-failed",
     }
 }

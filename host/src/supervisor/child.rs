@@ -38,6 +38,9 @@ pub struct PoolArguments {
     /// The run's cgroup.
     #[arg(long)]
     pub cgroup: String,
+    /// Whether the log is JSON.
+    #[arg(long)]
+    pub json_log: bool,
 }
 
 /// A process that was started.
@@ -67,7 +70,11 @@ impl Child {
     }
 
     /// Starts the pool daemon on its end of the socket to the host.
-    pub(super) fn pool(to_host: OwnedFd, run_dir: &RunDir) -> anyhow::Result<Self> {
+    pub(super) fn pool(
+        to_host: OwnedFd,
+        run_dir: &RunDir,
+        log: manifest::LogFormat,
+    ) -> anyhow::Result<Self> {
         let (ours, theirs) = baton_pool::protocol::channel()?;
         let mut command = baton(POOL_COMMAND);
         // It needs nothing of the environment but the log's filter.
@@ -78,7 +85,8 @@ impl Child {
             .args(["--control", &theirs.as_raw_fd().to_string()])
             .arg("--state")
             .arg(run_dir.pool()?)
-            .args(["--cgroup", run_dir.cgroup()]);
+            .args(["--cgroup", run_dir.cgroup()])
+            .args((log == manifest::LogFormat::Json).then_some("--json-log"));
         let pid = spawn(command, &[&to_host, &theirs])?;
         Ok(Self { pid, control: ours })
     }

@@ -304,7 +304,7 @@ impl Supervisor<'_> {
             return Ok(());
         }
         let (hosts_end, pools_end) = baton_pool::protocol::channel()?;
-        let child = Child::pool(pools_end, &self.run_dir)?;
+        let child = Child::pool(pools_end, &self.run_dir, self.manifest.host.log)?;
         self.tell_roots(&child.control, 0);
         if let Some(host) = &self.host {
             // A host that has just died gets the next daemon's socket when it is started again.

@@ -129,6 +129,18 @@ impl Engine {
         &self.linker
     }
 
+    /// Instances that are alive.
+    #[must_use]
+    pub fn instances(&self) -> usize {
+        self.slots.in_flight()
+    }
+
+    /// Instances that there is room for.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        self.slots.concurrency()
+    }
+
     /// Tells the clock that a guest runs until the answer is dropped.
     pub(super) fn running(&self) -> Running {
         self.clock.guest()

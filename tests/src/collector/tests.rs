@@ -4,8 +4,11 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use baton_otel::metrics::{DURATIONS, Histogram, Metric, Reading, instrument};
 use baton_otel::names::{attribute, event, span as name};
-use baton_otel::{Config, Counts, Environment, KeyValue, Kind, Status, Telemetry, Trace};
+use baton_otel::{
+    Config, Counts, Environment, KeyValue, Kind, Log, Severity, Status, Telemetry, Trace,
+};
 use serde_json::json;
 
 use super::*;
@@ -243,6 +246,108 @@ fn a_collector_that_is_not_there_costs_only_spans() {
         telemetry.export(full());
         let counts = shutdown(&telemetry, LONG);
         assert_eq!(counts, Counts { exported: 0, dropped: 0, failed: 4 });
+    }
+}
+
+#[test]
+fn what_a_busy_collector_did_not_take_is_sent_again_and_nothing_is_lost() {
+    for (variable, _) in PROTOCOLS {
+        for behaviour in [Behaviour::Busy, Behaviour::Reset] {
+            let collector = Collector::start();
+            collector.behave(behaviour);
+            let delay = [("OTEL_BSP_SCHEDULE_DELAY", "1")];
+            let telemetry = start(&collector.endpoint(), variable, &delay);
+            telemetry.export(full());
+            wait_until(|| !collector.requests().is_empty());
+            collector.behave(Behaviour::Accept);
+            telemetry.export(small(2));
+            let counts = shutdown(&telemetry, LONG);
+            assert_eq!(counts, Counts { exported: 5, dropped: 0, failed: 0 }, "{behaviour:?}");
+            assert_eq!(collector.spans().len(), 5);
+        }
+    }
+}
+
+fn log(body: &str) -> Log {
+    Log {
+        time: at(5),
+        severity: Severity::Info,
+        body: body.into(),
+        attributes: vec![KeyValue::new(attribute::FAAS_NAME, "hello")],
+        trace_id: Some(0xabc_u128.into()),
+        span_id: None,
+    }
+}
+
+fn reading() -> Vec<Metric> {
+    let durations = Histogram::new(&DURATIONS);
+    durations.record(Duration::from_micros(12));
+    let mut reading = Reading::default();
+    reading.push(
+        &instrument::HTTP_SERVER_REQUEST_DURATION,
+        vec![KeyValue::new(attribute::HTTP_RESPONSE_STATUS_CODE, 200)],
+        durations.shot(),
+    );
+    reading.push(&instrument::FAAS_COLDSTARTS, vec![], 3_u64);
+    reading.push(&instrument::PROCESS_UPTIME, vec![], 1.5);
+    reading.finish()
+}
+
+#[test]
+fn metrics_and_logs_arrive_whole_over_both_protocols() {
+    for (variable, _) in PROTOCOLS {
+        let collector = Collector::start();
+        let telemetry = start(&collector.endpoint(), variable, &[]);
+        telemetry.observe(Arc::new(reading));
+        telemetry.log(log("hello"));
+        shutdown(&telemetry, LONG);
+        let [duration, coldstarts, uptime] = <[Point; 3]>::try_from(collector.points()).unwrap();
+        assert_eq!(
+            (duration.metric.as_str(), duration.unit.as_str()),
+            ("http.server.request.duration", "s")
+        );
+        assert_eq!(duration.attributes, [("http.response.status_code".into(), json!(200))].into());
+        assert_eq!(duration.value, 1.0);
+        assert_eq!(duration.buckets[1], (25e-6, 1));
+        assert_eq!(duration.buckets[23], (600.0, 0));
+        assert_eq!((coldstarts.value, uptime.value), (3.0, 1.5));
+        let expected = LogRecord {
+            body: json!("hello"),
+            severity: "INFO".into(),
+            attributes: [("faas.name".into(), json!("hello"))].into(),
+            trace_id: "00000000000000000000000000000abc".into(),
+        };
+        assert_eq!(collector.logs(), [expected]);
+        assert_eq!(telemetry.log_counts(), Counts { exported: 1, dropped: 0, failed: 0 });
+    }
+}
+
+#[test]
+fn metrics_are_sent_time_after_time() {
+    let collector = Collector::start();
+    let often = [("OTEL_METRIC_EXPORT_INTERVAL", "1")];
+    let telemetry = start(&collector.endpoint(), "grpc", &often);
+    telemetry.observe(Arc::new(reading));
+    wait_until(|| collector.requests().len() >= 3);
+}
+
+#[test]
+fn whatever_the_collector_does_metrics_and_logs_cost_the_caller_nothing() {
+    for behaviour in [Behaviour::Hang, Behaviour::Fail, Behaviour::Busy, Behaviour::Reset] {
+        let collector = Collector::start();
+        collector.behave(behaviour);
+        let settings = [
+            ("OTEL_METRIC_EXPORT_INTERVAL", "1"),
+            ("OTEL_BLRP_MAX_QUEUE_SIZE", "50"),
+            ("OTEL_BLRP_MAX_EXPORT_BATCH_SIZE", "10"),
+        ];
+        let telemetry = start(&collector.endpoint(), "grpc", &settings);
+        telemetry.observe(Arc::new(reading));
+        (0..1_000).for_each(|_| telemetry.log(log("hello")));
+        shutdown(&telemetry, Duration::from_millis(50));
+        let counts = telemetry.log_counts();
+        assert_eq!((counts.exported, counts.failed + counts.dropped), (0, 1_000), "{counts:?}");
+        assert!(counts.dropped > 0, "{counts:?}");
     }
 }
 

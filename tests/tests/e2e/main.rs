@@ -7,6 +7,7 @@ mod components;
 mod http;
 mod instances;
 mod listeners;
+mod metrics;
 mod natives;
 mod processes;
 mod reload;
