@@ -84,6 +84,11 @@ fn of_function(reading: &mut Reading, function: &Function) {
         attributes.extend(lost.flatten().map(|error| KeyValue::new(key::ERROR_TYPE, error)));
         reading.push(&i::HTTP_CLIENT_REQUEST_DURATION, attributes, durations.shot());
     }
+    let outgoing = function.egress.durations.shot();
+    if outgoing.count() > 0 {
+        let attributes = with(KeyValue::new(key::BATON_CLIENT, "egress"));
+        reading.push(&i::HTTP_CLIENT_REQUEST_DURATION, attributes, outgoing);
+    }
     let outcome = |outcome| with(KeyValue::new(key::BATON_OUTCOME, outcome));
     if function.native.is_some() {
         let started = counts.of(Tier::Native).init.shot().count();
