@@ -133,6 +133,10 @@ fn of_grpc(status: &Status) -> SendError {
         | Code::Unavailable
         | Code::DataLoss
         | Code::ResourceExhausted => SendError::Unavailable(said),
+        // The connection broke, whatever code that became.
+        Code::Unknown | Code::Internal if std::error::Error::source(status).is_some() => {
+            SendError::Unavailable(said)
+        }
         Code::Unimplemented => SendError::Unsupported(said),
         _ => SendError::Refused(said),
     }

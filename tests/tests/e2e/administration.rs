@@ -70,3 +70,32 @@ fn a_page_of_another_origin_may_not_write() {
         assert_eq!(answer.status(), 403);
     }
 }
+
+#[test]
+fn the_last_requests_trace_is_shown_in_the_terminal() {
+    let baton = Setup::new().wasm("hello").start();
+    assert_eq!(baton.get("/hello").status(), 200);
+    let trace = |arguments: &[&str]| {
+        let admin = baton.admin.to_string();
+        let mut command = std::process::Command::new(baton_tests::baton::program());
+        command.arg("trace").args(["--admin", &admin]).args(arguments).output().unwrap()
+    };
+    let text = baton_tests::wait_for("the trace is there", || {
+        let output = trace(&[]);
+        output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+    });
+    assert!(text.contains("GET /hello/*") && text.contains("baton.component.handle"), "{text}");
+    let id = text.split_whitespace().nth(1).unwrap();
+    assert_eq!(trace(&[id]).stdout, text.as_bytes());
+    let unknown = trace(&["ffffffffffffffffffffffffffffffff"]);
+    assert_eq!(unknown.status.code(), Some(1));
+}
+
+#[test]
+fn a_command_that_finds_no_baton_says_what_to_do() {
+    let mut command = std::process::Command::new(baton_tests::baton::program());
+    let output = command.args(["trace", "--admin", "127.0.0.1:1"]).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("no Baton answers at 127.0.0.1:1"), "{said}");
+}

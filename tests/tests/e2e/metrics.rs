@@ -78,9 +78,10 @@ fn every_metric_of_the_table_arrives_over_otlp_with_its_unit_attributes_and_buck
 fn a_request_is_counted_by_method_status_and_tier() {
     let baton = Setup::new().wasm("misbehaving").start();
     for _ in 0..3 {
-        baton.get("/misbehaving/headers");
+        assert_eq!(baton.get("/misbehaving/headers").status(), 200);
     }
-    baton.ask(request(Method::from_bytes(b"BREW").unwrap(), "/misbehaving/headers", ""));
+    let brew = request(Method::from_bytes(b"BREW").unwrap(), "/misbehaving/headers", "");
+    assert_eq!(baton.ask(brew).status(), 200);
     assert_eq!(baton.get("/misbehaving/crash").status(), 500);
     let page = page(&baton);
     let count = |method: &str, status: u16| {
