@@ -93,7 +93,16 @@ impl Loader {
         };
         match generation {
             Generation::Second => Ok(Arc::clone(&self.second)),
-            Generation::Third => self.third.get_or_init(third).clone().map_err(LoadError::Engine),
+            Generation::Third => {
+                let made = self.third.get_or_init(|| {
+                    let engine = third();
+                    if let Ok(engine) = &engine {
+                        self.observer.metrics.watch(engine);
+                    }
+                    engine
+                });
+                made.clone().map_err(LoadError::Engine)
+            }
         }
     }
 
