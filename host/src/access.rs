@@ -110,7 +110,7 @@ impl AccessLog {
 
     /// Lines that were dropped so far.
     #[must_use]
-    pub fn dropped(&self) -> u64 {
+    pub fn lost(&self) -> u64 {
         self.shared.lock().dropped_ever
     }
 

@@ -23,9 +23,11 @@ use crate::settings::{Protocol, Target};
 /// A way to the collector; it connects when it first sends, on the runtime that it is made in.
 #[derive(Clone, Debug)]
 pub(crate) enum Client {
-    Grpc { grpc: Grpc<Channel>, path: PathAndQuery, headers: MetadataMap },
-    Http { http: legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>, target: Target },
+    Grpc { grpc: Box<Grpc<Channel>>, path: PathAndQuery, headers: Box<MetadataMap> },
+    Http { http: Box<Http>, target: Box<Target> },
 }
+
+type Http = legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 
 /// Why the collector did not take something.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +50,7 @@ impl Client {
             Protocol::Grpc => grpc(target, service),
             Protocol::HttpProtobuf => {
                 let http = legacy::Client::builder(TokioExecutor::new()).build(connector(target)?);
-                Ok(Self::Http { http, target: target.clone() })
+                Ok(Self::Http { http: Box::new(http), target: Box::new(target.clone()) })
             }
         }
     }
@@ -61,7 +63,7 @@ impl Client {
                     |error: tonic::transport::Error| SendError::Unavailable(chain(&error));
                 grpc.ready().await.map_err(unavailable)?;
                 let mut request = tonic::Request::new(message);
-                *request.metadata_mut() = headers.clone();
+                *request.metadata_mut() = MetadataMap::clone(headers);
                 let sent = grpc.unary(request, path.clone(), Raw).await;
                 sent.map(drop).map_err(|status| of_grpc(&status))
             }
@@ -91,9 +93,9 @@ fn grpc(target: &Target, service: &str) -> Result<Client, StartError> {
     }
     let path = format!("/opentelemetry.proto.collector.{service}/Export");
     Ok(Client::Grpc {
-        grpc: Grpc::new(endpoint.connect_lazy()),
+        grpc: Box::new(Grpc::new(endpoint.connect_lazy())),
         path: path.parse().map_err(|error: http::uri::InvalidUri| refused(error.into()))?,
-        headers: MetadataMap::from_headers(target.headers.clone()),
+        headers: Box::new(MetadataMap::from_headers(target.headers.clone())),
     })
 }
 

@@ -353,10 +353,13 @@ impl Senders {
     }
 }
 
+/// Makes the bytes that are sent.
+type Encode<T> = Box<dyn Fn(&[T]) -> Bytes>;
+
 /// Sends a queue batch after batch and keeps the counts.
 struct Batches<T> {
     queue: Arc<Queue<T>>,
-    encode: Box<dyn Fn(&[T]) -> Bytes>,
+    encode: Encode<T>,
     way: Way,
 }
 

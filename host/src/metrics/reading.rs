@@ -193,7 +193,7 @@ fn of_telemetry(reading: &mut Reading, host: &Host) {
         }
     }
     let own = crate::log::dropped();
-    for (log, dropped) in [("access", observer.access.dropped()), ("host", own)] {
+    for (log, dropped) in [("access", observer.access.lost()), ("host", own)] {
         reading.push(&i::BATON_LOG_DROPPED, vec![KeyValue::new(key::BATON_LOG, log)], dropped);
     }
 }

@@ -48,7 +48,7 @@ mod tests {
                 scope.spawn(|| {
                     (0..1_000).for_each(|i| {
                         table.of(i % 6).fetch_add(1, Relaxed);
-                    })
+                    });
                 });
             }
         });
