@@ -152,6 +152,7 @@ fn assemble(
     environment: &Environment,
 ) -> anyhow::Result<(Arc<Host>, Deployer)> {
     let Manifest { host: bounds, telemetry, .. } = &handover.manifest;
+    let TelemetrySection { keep, keep_unsampled, .. } = *telemetry;
     let telemetry = Telemetry::start(&telemetry_config(telemetry), environment)?;
     let observer = Arc::new(Observer {
         access: AccessLog::start(bounds.log, std::io::stderr())?,
@@ -159,6 +160,8 @@ fn assemble(
         telemetry,
         recent: Recent::default(),
         metrics: Metrics::default(),
+        keep,
+        keep_unsampled,
     });
     let tasks = TaskTracker::new();
     let sandboxing = Sandboxing::start(handover, &observer, &tasks);

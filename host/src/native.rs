@@ -135,6 +135,7 @@ async fn forward(
                 return gone(function, &lease, request);
             }
             let failed = failed.into_error();
+            record.out_of_memory = lease.ending() == Some(Ending::OutOfMemory);
             tracing::warn!(
                 function = function.name(),
                 error = &failed as &dyn std::error::Error,
@@ -142,6 +143,7 @@ async fn forward(
             );
             match again.and_then(|head| Some((head, intake.reader()?))) {
                 Some((head, body)) if intake.fault().is_none() => {
+                    record.retried = true;
                     gone(function, &lease, head.map(|()| body))
                 }
                 _ => Attempt::Failed(problem(&failed, &lease)),

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use baton_otel::{Recent, Sampler, Telemetry, Trace};
+use baton_otel::names::attribute;
+use baton_otel::{KeyValue, Recent, Sampler, Telemetry, Trace};
 
 use crate::access::AccessLog;
+use crate::manifest::Keep;
 use crate::metrics::Metrics;
 use crate::record::{Outcome, Record};
 
@@ -19,6 +21,10 @@ pub struct Observer {
     pub telemetry: Telemetry,
     /// Which traces are recorded.
     pub sampler: Sampler,
+    /// Which requests are recorded although they were not sampled.
+    pub keep: Keep,
+    /// Whether also those whose caller said no.
+    pub keep_unsampled: bool,
     /// The last traces, for those without a backend.
     pub recent: Recent,
 }
@@ -32,6 +38,24 @@ impl Observer {
         self.access.write(record, end, outcome);
         if record.context.sampled {
             self.trace(record.trace(end, outcome));
+        } else if let Some(why) = self.kept(record, end, outcome) {
+            let mut trace = record.trace(end, outcome);
+            trace.root.attributes.push(KeyValue::new(attribute::BATON_TAIL, why));
+            self.trace(trace);
+        }
+    }
+
+    /// Why a request is recorded that was not sampled, if it is.
+    fn kept(&self, record: &Record, end: Instant, outcome: Outcome) -> Option<&'static str> {
+        if record.context.parent.is_some() && !self.keep_unsampled {
+            return None;
+        }
+        let of_function = record.function.as_ref().map(|function| function.spec.telemetry);
+        let keep = of_function.unwrap_or_default().keep(self.keep);
+        let took = end.saturating_duration_since(record.phases.began());
+        match record.error_type(outcome) {
+            Some(_) if keep.keep_errors && outcome != Outcome::ClientGone => Some("error"),
+            _ => (took >= keep.keep_slow).then_some("slow"),
         }
     }
 

@@ -87,6 +87,10 @@ pub struct Record {
     pub served: Option<Served>,
     /// How its sandbox was started, when the request waited for that.
     pub started: Vec<baton_pool::lease::Phase>,
+    /// Whether a sandbox had it before it was given to the component.
+    pub retried: bool,
+    /// Whether it ended for want of memory.
+    pub out_of_memory: bool,
     /// When the native tier could not take it after all.
     pub fell_back: Option<Instant>,
     /// What the host answered by itself, if it did.
@@ -126,6 +130,8 @@ impl Record {
             cold: false,
             served: None,
             started: Vec::new(),
+            retried: false,
+            out_of_memory: false,
             fell_back: None,
             problem: None,
             status: StatusCode::OK,
@@ -135,6 +141,18 @@ impl Record {
             calls: Calls::default(),
             out_of_time: false,
         }
+    }
+
+    /// It is for `function`, which may have a share of its own of traces that are recorded; what the
+    /// caller decided stays.
+    pub fn found(&mut self, function: Arc<Function>) {
+        if let Some(sample) = function.spec.telemetry.sample
+            && self.context.parent.is_none()
+        {
+            let sampler = baton_otel::Sampler::parent_based(sample);
+            self.context.sampled = sampler.samples(self.context.trace_id, None);
+        }
+        self.function = Some(function);
     }
 
     /// Enters a phase now.
@@ -214,12 +232,17 @@ impl Record {
                 root.status = Status::Error(error);
             }
         }
+        let mut happened = |name: &'static str, at| {
+            root.events.push(Event { name: name.into(), time: wall(at), attributes: vec![] });
+        };
+        if self.out_of_memory {
+            happened(event::OUT_OF_MEMORY, self.fell_back.unwrap_or(end));
+        }
         if let Some(at) = self.fell_back {
-            root.events.push(Event {
-                name: event::FALLBACK.into(),
-                time: wall(at),
-                attributes: Vec::new(),
-            });
+            happened(event::FALLBACK, at);
+            if self.retried {
+                happened(event::RETRY, at);
+            }
         }
         root.children = self.children(end);
         Trace {

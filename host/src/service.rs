@@ -58,6 +58,7 @@ fn finish(
         Ok(response) => response,
         Err(problem) => {
             record.problem = Some(problem.kind);
+            record.out_of_memory |= problem.kind == Kind::OutOfMemory;
             report(record, &problem)
         }
     };
@@ -100,7 +101,7 @@ async fn answer(
     let Some((function, prefix)) = found else {
         return Err(Problem::new(Kind::NotFound, format!("no function's route matches {path}")));
     };
-    in_flight.record.function = Some(Arc::clone(&function));
+    in_flight.record.found(Arc::clone(&function));
     let limits = &function.spec.limits;
     check_length(&request, limits.request_body.0)?;
     in_flight.place = Some(enter(&function).await?);

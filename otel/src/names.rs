@@ -78,6 +78,10 @@ names! {
     mod event, EVENTS;
     /// The native tier could not take the request after all and the other tier answered it.
     FALLBACK = "baton.fallback";
+    /// A sandbox had the request and failed with it; it is given to the component from its beginning.
+    RETRY = "baton.retry";
+    /// An instance or a sandbox was ended for want of memory.
+    OUT_OF_MEMORY = "baton.out_of_memory";
 }
 
 names! {

@@ -11,6 +11,7 @@ use super::egress::Egress;
 use super::fault::Misfit;
 use super::route::Route;
 use super::section::choose;
+use super::telemetry::FunctionTelemetry;
 use super::units::ByteSize;
 
 /// `[[function]]`.
@@ -44,6 +45,8 @@ pub struct Function {
     pub env: BTreeMap<String, String>,
     /// Where the function may connect to.
     pub egress: Egress,
+    /// What differs in what is told of it.
+    pub telemetry: FunctionTelemetry,
 }
 
 impl Function {
@@ -64,6 +67,7 @@ impl Function {
             sandboxes: Sandboxes::default(),
             env: BTreeMap::new(),
             egress: Egress::default(),
+            telemetry: FunctionTelemetry::default(),
         }
     }
 }

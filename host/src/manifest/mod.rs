@@ -13,6 +13,7 @@ pub mod listener;
 mod read;
 pub mod route;
 mod section;
+pub mod telemetry;
 pub mod units;
 
 use std::collections::BTreeMap;
@@ -29,6 +30,7 @@ pub use function::{
 pub use host::{Cache, Host, LogFormat, Tls, User};
 pub use listener::Listener;
 pub use route::{Pattern, Route};
+pub use telemetry::{FunctionTelemetry, Keep, TelemetrySection};
 pub use units::ByteSize;
 
 /// A whole manifest.
@@ -59,21 +61,6 @@ pub struct PoolSection {
 impl Default for PoolSection {
     fn default() -> Self {
         Self { parked: 4, memory: ByteSize::gib(2) }
-    }
-}
-
-/// `[telemetry]`: traces and metrics by OTLP.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct TelemetrySection {
-    /// The collector; nothing is exported without it, unless an `OTEL_*` variable names one.
-    pub endpoint: Option<String>,
-    /// The share of traces begun here that are recorded, 0 to 1.
-    pub sample: f64,
-}
-
-impl Default for TelemetrySection {
-    fn default() -> Self {
-        Self { endpoint: None, sample: 1.0 }
     }
 }
 

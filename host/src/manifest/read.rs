@@ -24,7 +24,7 @@ use super::section::{
     string, wrong_type,
 };
 use super::units::ByteSize;
-use super::{Manifest, PoolSection, Source, TelemetrySection};
+use super::{FunctionTelemetry, Keep, Manifest, PoolSection, Source, TelemetrySection};
 
 impl Manifest {
     /// Reads the manifest at `path`.
@@ -219,6 +219,23 @@ fn telemetry(mut section: Section<'_>) -> TelemetrySection {
     let telemetry = TelemetrySection {
         endpoint: section.get("endpoint", endpoint),
         sample: section.get("sample", number(0.0..=1.0)).unwrap_or(default.sample),
+        keep: Keep {
+            keep_errors: section.get("keep_errors", boolean).unwrap_or(default.keep.keep_errors),
+            keep_slow: section
+                .get("keep_slow", duration(INSTANT..=DAY))
+                .unwrap_or(default.keep.keep_slow),
+        },
+        keep_unsampled: section.get("keep_unsampled", boolean).unwrap_or(default.keep_unsampled),
+    };
+    section.end();
+    telemetry
+}
+
+fn function_telemetry(mut section: Section<'_>) -> FunctionTelemetry {
+    let telemetry = FunctionTelemetry {
+        sample: section.get("sample", number(0.0..=1.0)),
+        keep_errors: section.get("keep_errors", boolean),
+        keep_slow: section.get("keep_slow", duration(INSTANT..=DAY)),
     };
     section.end();
     telemetry
@@ -261,6 +278,7 @@ fn function(
         sandboxes: sandboxes(s.section("sandboxes")),
         env: s.entries("env", variable),
         egress: egress(s.section("egress")),
+        telemetry: function_telemetry(s.section("telemetry")),
         ..Function::new(name, route)
     };
     function.policy = policy(s, function.verify);

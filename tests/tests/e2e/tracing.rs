@@ -270,6 +270,74 @@ fn a_fallback_is_an_event_and_a_reason_in_the_trace() {
     assert_eq!(tier_of(&ask(&baton, 1, "/misbehaving/garbage")), "wasm");
     let (span, spans) = server_span(&collector, 1);
     assert_eq!(span.attributes["baton.tier.reason"], "sandbox-gone");
-    assert!(span.events.iter().any(|event| event.name == "baton.fallback"), "{span:?}");
+    let events: Vec<&str> = span.events.iter().map(|event| event.name.as_str()).collect();
+    assert_eq!(events, ["baton.fallback", "baton.retry"]);
     assert_tiled(&spans, &span);
+}
+
+#[test]
+fn a_failed_request_is_recorded_although_it_was_not_sampled_and_says_so() {
+    let collector = Collector::start();
+    let setup = Setup::new()
+        .wasm("misbehaving")
+        .telemetry(&format!("endpoint = \"{}\"\nsample = 0.0", collector.endpoint()))
+        .variable("OTEL_BSP_SCHEDULE_DELAY", "10");
+    let mut baton = setup.start();
+    assert_eq!(baton.get("/misbehaving").status(), 200);
+    assert_problem(&baton.get("/misbehaving/crash"), "trapped", 500);
+    // What the caller does not record stays unrecorded.
+    let mut asked = request(Method::GET, "/misbehaving/crash", "");
+    let parent = format!("00-{:032x}-{PARENT}-00", 1);
+    asked.headers_mut().insert("traceparent", parent.parse().unwrap());
+    assert_problem(&baton.ask(asked), "trapped", 500);
+    assert!(baton.stop().success());
+    let spans = collector.spans();
+    let servers: Vec<&Span> = spans.iter().filter(|span| span.kind == SpanKind::Server).collect();
+    assert_eq!(servers.len(), 1, "{}", tree(&spans));
+    assert_eq!(servers[0].attributes["error.type"], "trapped");
+    assert_eq!(servers[0].attributes["baton.tail"], "error");
+}
+
+#[test]
+fn a_function_has_a_share_of_sampled_traces_and_an_idea_of_slowness_of_its_own() {
+    let collector = Collector::start();
+    let setup = Setup::new()
+        .wasm("misbehaving")
+        .with("telemetry = { sample = 0.0, keep_slow = \"5ms\" }")
+        .wasm("hello")
+        .with("telemetry = { sample = 0.0, keep_slow = \"1h\" }")
+        .telemetry(&format!("endpoint = \"{}\"", collector.endpoint()));
+    let mut baton = setup.start();
+    let mut raw = baton.raw();
+    let head = "POST /misbehaving/hold HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n";
+    raw.write(format!("{head}1")).unwrap();
+    // This is how long the request takes at least.
+    std::thread::sleep(Duration::from_millis(6));
+    raw.write("2").unwrap();
+    assert!(raw.until("held\n").contains(" 200 "));
+    assert_eq!(baton.get("/hello").status(), 200);
+    assert!(baton.stop().success());
+    let spans = collector.spans();
+    let servers: Vec<&Span> = spans.iter().filter(|span| span.kind == SpanKind::Server).collect();
+    assert_eq!(servers.len(), 1, "{}", tree(&spans));
+    assert_eq!(servers[0].attributes["baton.tail"], "slow");
+}
+
+#[test]
+fn a_functions_line_is_a_log_record_bound_to_its_trace() {
+    let collector = Collector::start();
+    let setup = told(&collector, Setup::new().wasm("misbehaving"));
+    let baton = setup.variable("OTEL_BLRP_SCHEDULE_DELAY", "10").start();
+    ask(&baton, 1, "/misbehaving/crash");
+    let line = collector.until(
+        |collector| {
+            let mut lines = collector.logs().into_iter();
+            lines.find(|line| line.body.as_str().is_some_and(|text| text.contains("told to")))
+        },
+        PATIENCE,
+    );
+    assert_eq!(line.trace_id, format!("{:032x}", 1));
+    assert_eq!(line.attributes["faas.name"], "misbehaving");
+    assert_eq!(line.attributes["baton.tier"], "wasm");
+    assert_eq!(line.attributes["log.iostream"], "stderr");
 }
