@@ -27,6 +27,11 @@ pub const BENCHES: &[Bench] = &[
         about: "starts from sandboxes beside posix_spawn, libcontainer, runc and crun; a thousand alive",
         run: crate::pool::run,
     },
+    Bench {
+        name: "telemetry",
+        about: "what metrics and traces cost, in both tiers",
+        run: crate::telemetry::run,
+    },
 ];
 
 /// What a bench is run with.
