@@ -25,6 +25,10 @@ functions:
 demo: build
     @tests/demo
 
+# Look at Baton in a tracing backend, with traffic, until Ctrl-C
+observe: build
+    @tests/observe
+
 # Serve demo.toml until Ctrl-C
 serve: build
     target/release/baton serve --config demo.toml

@@ -19,7 +19,7 @@
 //! Bodies are streamed in both directions in both builds, and never collected by this crate.
 //!
 //! Features: `json` (default), the [`Json`] extractor and [`Problem`] responses for axum;
-//! `client`, the outgoing HTTP `Client`; `threads`, `serve_on_threads`.
+//! `client`, the outgoing HTTP `Client`; `tracing`, a function's own spans; `threads`, `serve_on_threads`.
 
 #[cfg(feature = "client")]
 mod client;
@@ -31,6 +31,9 @@ mod json;
 mod native;
 #[cfg(feature = "json")]
 mod problem;
+
+#[cfg(feature = "tracing")]
+mod traced;
 
 #[cfg(target_family = "wasm")]
 use component as build;
@@ -50,6 +53,8 @@ pub use client::{Client, ClientError};
 pub use json::Json;
 #[cfg(feature = "json")]
 pub use problem::Problem;
+#[cfg(feature = "tracing")]
+pub use traced::{Traced, traced};
 
 /// What goes wrong in a service or a body.
 pub type BoxError = Box<dyn Error + Send + Sync>;
