@@ -27,6 +27,11 @@ pub const BENCHES: &[Bench] = &[
         about: "starts from sandboxes beside posix_spawn, libcontainer, runc and crun; a thousand alive",
         run: crate::pool::run,
     },
+    Bench {
+        name: "wasm",
+        about: "the Wasm tier beside bare hyper and wasmtime serve",
+        run: crate::wasm::run,
+    },
 ];
 
 /// What a bench is run with.

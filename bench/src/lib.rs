@@ -6,6 +6,7 @@
 //! ([`stats`]), as tables ([`table`]) and against its bars ([`bars`]). To add one, write
 //! `bench/src/NAME.rs` and its line in [`bench::BENCHES`].
 
+pub mod bare;
 pub mod bars;
 pub mod baton;
 pub mod bench;
@@ -39,3 +40,4 @@ pub mod store;
 pub mod subject;
 pub mod table;
 pub mod trace;
+mod wasm;
