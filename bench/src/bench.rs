@@ -32,6 +32,11 @@ pub const BENCHES: &[Bench] = &[
         about: "what metrics and traces cost, in both tiers",
         run: crate::telemetry::run,
     },
+    Bench {
+        name: "wasm",
+        about: "the Wasm tier beside bare hyper and wasmtime serve",
+        run: crate::wasm::run,
+    },
 ];
 
 /// What a bench is run with.

@@ -38,6 +38,9 @@ pub enum Command {
     /// Have libcontainer run a bundle, as runc and crun do; for `bench pool`
     #[command(hide = true)]
     Container(ContainerArguments),
+    /// A server with nothing behind it (started by benches)
+    #[command(hide = true)]
+    Bare,
 }
 
 /// `baton-bench container`.

@@ -6,6 +6,7 @@
 //! ([`stats`]), as tables ([`table`]) and against its bars ([`bars`]). To add one, write
 //! `bench/src/NAME.rs` and its line in [`bench::BENCHES`].
 
+pub mod bare;
 pub mod bars;
 pub mod baton;
 pub mod bench;
@@ -40,3 +41,4 @@ pub mod subject;
 pub mod table;
 mod telemetry;
 pub mod trace;
+mod wasm;

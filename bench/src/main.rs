@@ -3,6 +3,7 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use baton_bench::bare;
 use baton_bench::bench::{self, BENCHES, Session};
 use baton_bench::cli::{BenchArguments, Cli, Command, ContainerArguments};
 use baton_bench::output::OutputArguments;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         Command::Paper(arguments) => paper::run(&arguments).and_then(|text| say(&text)),
         Command::Report(arguments) => report::run(&arguments).and_then(|text| say(&text)),
         Command::Trace(arguments) => trace::replay::run(&arguments).and_then(|text| say(&text)),
+        Command::Bare => bare::serve(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

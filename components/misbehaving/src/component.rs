@@ -59,6 +59,13 @@ impl Guest for Misbehaving {
             "/drip" => drip(out),
             "/silent" => {}
             "/error" => ResponseOutparam::set(out, Err(ErrorCode::ConfigurationError)),
+            "/large-headers" => {
+                let fields = Fields::new();
+                for _ in 0..1000 {
+                    fields.append("x", &[b'x'; 1024]).expect("room for another header");
+                }
+                respond(out, "they fit\n");
+            }
             "/invalid-header" => {
                 Fields::new().set("x y", &[b"z".to_vec()]).expect("a header that HTTP allows");
             }

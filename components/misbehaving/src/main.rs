@@ -18,6 +18,7 @@
 //! | `/drip` | sends a body that never ends | the same |
 //! | `/silent` | returns without an answer | closes the connection |
 //! | `/error` | answers with an error code | – |
+//! | `/large-headers` | makes a header map of a megabyte, unwrapping | – |
 //! | `/invalid-header` | sets a header that HTTP forbids, unwrapping | answers one |
 //! | `/garbage` | – | answers what is not HTTP |
 //!

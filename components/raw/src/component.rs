@@ -55,7 +55,8 @@ fn respond(out: ResponseOutparam, text: &str) {
     let headers = Fields::new();
     headers
         .set("content-type", &[b"text/plain; charset=utf-8".to_vec()])
-        .expect("a response may have a content type");
+        .and_then(|()| headers.set("content-length", &[text.len().to_string().into_bytes()]))
+        .expect("a response may have a content type and a length");
     let response = OutgoingResponse::new(headers);
     let body = response.body().expect("nobody has taken the body");
     ResponseOutparam::set(out, Ok(response));
@@ -67,5 +68,5 @@ fn respond(out: ResponseOutparam, text: &str) {
         }
     }
     drop(stream);
-    OutgoingBody::finish(body, None).expect("no length was announced");
+    OutgoingBody::finish(body, None).expect("all of it was written");
 }

@@ -23,6 +23,9 @@ mod second;
 mod shared;
 mod third;
 
+#[cfg(test)]
+mod tests;
+
 pub use body::GuestBody;
 pub(crate) use cache::hex;
 pub use cache::{Cache, CacheError, Key};

@@ -73,6 +73,11 @@ fn a_guest_cannot_set_a_header_that_http_forbids() {
 }
 
 #[test]
+fn a_header_map_past_the_limit_is_refused() {
+    assert_fails("/misbehaving/large-headers", "trapped", 500);
+}
+
+#[test]
 fn a_trap_midway_breaks_the_answer_off() {
     assert_breaks_off("/misbehaving/crash-midway");
 }

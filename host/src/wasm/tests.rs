@@ -1,0 +1,225 @@
+//! Instances of a component written by hand, so that it can do what no compiler would let it.
+//!
+//! It never answers: that it returned in peace is told by [`Failure::NoResponse`], and what it finds
+//! out of order makes it trap.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::BodyExt as _;
+use http_body_util::Full;
+use http_body_util::combinators::MapErr;
+use tokio_util::task::TaskTracker;
+use wasmtime::component::Component;
+
+use super::{Engine, Failure, Generation, Invocation, LoadError, Program, Settings, Slots};
+use crate::egress::{Caller, Egress, system_resolver};
+use crate::manifest::{self, Instances};
+
+const MEMORY: usize = 4 << 20;
+const PAGE: usize = 64 << 10;
+
+fn slots(instances: u32) -> Slots {
+    Slots { instances, memory: MEMORY, queue: 1, queue_timeout: Duration::from_secs(60) }
+}
+
+/// A component whose `handle` is this.
+fn component(handle: &str) -> String {
+    format!(
+        r#"(component
+            (import "wasi:http/types@0.2.0" (instance $types
+                (export "fields" (type $fields (sub resource)))
+                (export "incoming-request" (type (sub resource)))
+                (export "response-outparam" (type (sub resource)))
+                (export "[constructor]fields" (func (result (own $fields))))))
+            (alias export $types "incoming-request" (type $request))
+            (alias export $types "response-outparam" (type $outparam))
+            (alias export $types "[constructor]fields" (func $fields))
+            (core func $fields (canon lower (func $fields)))
+            (core module $other (memory 1)
+                (func (export "grow") (param i32) (result i32) (memory.grow (local.get 0))))
+            (core instance $other (instantiate $other))
+            (core module $own
+                (import "host" "fields" (func $fields (result i32)))
+                (import "other" "grow" (func $grow-other (param i32) (result i32)))
+                (memory 1)
+                (table $table 1 funcref)
+                (global $global (mut i32) (i32.const 0))
+                (func $deeper (param i32) (result i32)
+                    (i32.add (local.get 0) (call $deeper (i32.add (local.get 0) (i32.const 1)))))
+                (func (export "handle") (param i32 i32) {handle}))
+            (core instance $own (instantiate $own
+                (with "host" (instance (export "fields" (func $fields))))
+                (with "other" (instance $other))))
+            (func $handle (param "request" (own $request)) (param "response-out" (own $outparam))
+                (canon lift (core func $own "handle")))
+            (instance $handler (export "handle" (func $handle)))
+            (export "wasi:http/incoming-handler@0.2.0" (instance $handler)))"#
+    )
+}
+
+/// Traps unless memory, table and global are as the module begins, then changes all of them.
+const LEAVE_TRACES: &str = r"
+    (if (i32.or (global.get $global) (i32.load (i32.const 8))) (then (unreachable)))
+    (if (i32.ne (table.size $table) (i32.const 1)) (then (unreachable)))
+    (if (i32.ne (memory.size) (i32.const 1)) (then (unreachable)))
+    (global.set $global (i32.const 1))
+    (i32.store (i32.const 8) (i32.const 1))
+    (drop (table.grow $table (ref.null func) (i32.const 5)))
+    (drop (memory.grow (i32.const 1)))";
+
+fn load(engine: &Arc<Engine>, handle: &str, instances: Instances) -> Result<Program, LoadError> {
+    let tasks = TaskTracker::new();
+    let egress = manifest::Egress::default();
+    let settings = Settings {
+        memory: MEMORY,
+        cpu_time: Duration::from_secs(60),
+        timeout: Duration::from_secs(60),
+        instances,
+        headers: 8 << 10,
+        env: Arc::default(),
+        egress: Egress::new(egress, 8 << 10, system_resolver(), &tasks).into(),
+        sink: Arc::new(|_| {}),
+    };
+    let component = Component::new(engine.wasmtime(), component(handle)).unwrap();
+    Program::new(Arc::clone(engine), Generation::Second, &component, settings)
+}
+
+fn engine(instances: u32) -> Arc<Engine> {
+    Arc::new(Engine::new(Generation::Second, slots(instances)).unwrap())
+}
+
+fn program(handle: &str) -> Program {
+    load(&engine(4), handle, Instances::Fresh).unwrap()
+}
+
+fn begin(program: &Program) -> super::Call {
+    let body: MapErr<Full<Bytes>, fn(std::convert::Infallible) -> wasmtime_wasi_http::Error> =
+        Full::new(Bytes::new()).map_err(|never| match never {});
+    let request = Request::builder().uri("http://localhost/").body(body).unwrap();
+    let parent = baton_otel::TraceParent {
+        trace_id: baton_otel::TraceId::INVALID,
+        span_id: baton_otel::SpanId::INVALID,
+        sampled: false,
+    };
+    let caller = Caller { parent, tracestate: None, calls: crate::egress::Calls::default() };
+    program.start(request, false, Invocation { id: baton_otel::SpanId::INVALID, caller })
+}
+
+async fn run(program: &Program) -> Failure {
+    begin(program).head().await.map(drop).unwrap_err()
+}
+
+#[track_caller]
+fn assert_returned(failure: &Failure) {
+    assert!(matches!(failure, Failure::NoResponse), "{failure}");
+}
+
+#[track_caller]
+fn assert_trapped(failure: &Failure, why: &str) {
+    assert!(
+        matches!(failure, Failure::Trapped(_)) && failure.to_string().contains(why),
+        "{failure}"
+    );
+}
+
+#[tokio::test]
+async fn fresh_instances_share_neither_memory_nor_table_nor_globals() {
+    let program = load(&engine(1), LEAVE_TRACES, Instances::Fresh).unwrap();
+    for _ in 0..20 {
+        assert_returned(&run(&program).await);
+    }
+}
+
+#[tokio::test]
+async fn reused_instances_share_all_of_it() {
+    let reuse = Instances::Reuse { requests: 2, concurrent: 1, idle: Duration::from_secs(60) };
+    let program = load(&engine(1), LEAVE_TRACES, reuse).unwrap();
+    assert_returned(&run(&program).await);
+    assert_trapped(&run(&program).await, "unreachable");
+    assert_returned(&run(&program).await);
+}
+
+#[tokio::test]
+async fn memory_is_summed_over_the_instance() {
+    let pages = MEMORY / PAGE / 2;
+    let grow = |own: usize, other: usize| {
+        format!(
+            "(if (i32.eq (memory.grow (i32.const {own})) (i32.const -1)) (then (unreachable)))
+             (if (i32.eq (call $grow-other (i32.const {other})) (i32.const -1)) (then (unreachable)))"
+        )
+    };
+    assert_returned(&run(&program(&grow(pages - 1, pages - 1))).await);
+    let failure = run(&program(&grow(pages - 1, pages))).await;
+    assert!(matches!(failure, Failure::OutOfMemory { limit: MEMORY }), "{failure}");
+}
+
+#[tokio::test]
+async fn a_table_grows_to_its_bound_and_no_further() {
+    let grow = |elements: usize| {
+        format!(
+            "(if (i32.eq (table.grow $table (ref.null func) (i32.const {elements}))
+                 (i32.const -1)) (then (unreachable)))"
+        )
+    };
+    assert_returned(&run(&program(&grow(super::engine::TABLE_ELEMENTS - 1))).await);
+    assert_trapped(&run(&program(&grow(super::engine::TABLE_ELEMENTS))).await, "unreachable");
+}
+
+#[tokio::test]
+async fn a_guest_that_calls_itself_without_end_traps() {
+    let failure = run(&program("(drop (call $deeper (i32.const 0)))")).await;
+    assert_trapped(&failure, "call stack exhausted");
+}
+
+#[tokio::test]
+async fn a_guest_that_hoards_handles_traps() {
+    let failure = run(&program("(loop $again (drop (call $fields)) (br $again))")).await;
+    assert_trapped(&failure, "table");
+}
+
+#[tokio::test]
+async fn a_component_that_begins_with_more_than_its_limit_is_not_loaded() {
+    let text = component("").replace("(memory 1)", "(memory 65)");
+    let engine = engine(1);
+    let component = Component::new(engine.wasmtime(), text).unwrap();
+    let refused = engine.admits(&component, MEMORY).unwrap_err();
+    assert!(refused.contains("limits.memory"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_request_waits_for_a_slot_and_past_the_queue_is_refused() {
+    let engine = engine(1);
+    // It yields at the end of each of its turns.
+    let busy = load(&engine, "(loop $again (br $again))", Instances::Fresh).unwrap();
+    let program = load(&engine, "", Instances::Fresh).unwrap();
+    let mut first = begin(&busy);
+    let mut holds = Box::pin(first.head());
+    assert!(futures_util::poll!(&mut holds).is_pending());
+    let mut waits = Box::pin(run(&program));
+    assert!(futures_util::poll!(&mut waits).is_pending());
+    let refused = run(&program).await;
+    assert!(matches!(refused, Failure::NoInstance(_)), "{refused}");
+    drop(holds);
+    drop(first);
+    assert_returned(&waits.await);
+}
+
+#[tokio::test]
+async fn an_idle_instance_gives_way_when_its_slot_is_needed() {
+    let engine = engine(1);
+    let reuse = Instances::Reuse { requests: 9, concurrent: 1, idle: Duration::from_secs(60) };
+    let program = load(&engine, "", reuse).unwrap();
+    assert_returned(&run(&program).await);
+    let other = load(&engine, "", Instances::Fresh).unwrap();
+    assert_returned(&run(&other).await);
+}
+
+#[test]
+fn more_than_the_address_space_holds_is_an_error_that_says_what_to_lower() {
+    let too_much = Slots { memory: 3 << 30, ..slots(1_000_000) };
+    let Err(error) = Engine::new(Generation::Second, too_much) else { panic!("a petabyte") };
+    assert!(error.to_string().contains("limits.concurrency"), "{error}");
+}
