@@ -62,7 +62,13 @@ pub fn layout(root: &Path, layout: &Path, config: &serde_json::Value) {
         put(&path)
     };
     let layer = layout.join("layer");
-    let tar = Command::new("tar").arg("-cf").arg(&layer).arg("-C").arg(root).arg(".").status();
+    let tar = Command::new("tar")
+        .args(["--mtime=@0", "--sort=name", "--owner=0", "--group=0", "-cf"])
+        .arg(&layer)
+        .arg("-C")
+        .arg(root)
+        .arg(".")
+        .status();
     assert!(tar.expect("tar starts").success(), "the root cannot be packed");
     let layer = put(&layer);
     let architecture = if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" };

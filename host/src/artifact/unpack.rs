@@ -2,7 +2,7 @@
 //!
 //! Contract: nothing outside the directory is touched, whatever the layers hold: every parent is opened as a process
 //! whose root the directory is would open it, and the last part of a path is never followed. Devices are left out,
-//! set-user-id and set-group-id are dropped, all belongs to whoever unpacks, and others may do with a file what its
+//! set-user-id and set-group-id are dropped, all belongs to whoever unpacks, and others may read and execute what its
 //! owner may: the function owns none of it.
 
 use std::collections::BTreeSet;
@@ -103,7 +103,7 @@ impl Unpacking<'_> {
             return Ok(self.hide(&directory, parent, hidden)?);
         }
         let mode = entry.header().mode()? & 0o777;
-        let mode = Mode::from_raw_mode(mode | (mode >> 6));
+        let mode = Mode::from_raw_mode(mode | ((mode >> 6) & 0o5));
         match entry.header().entry_type() {
             tar::EntryType::Directory => put_directory(&directory, Path::new(name), mode)?,
             kind if kind.is_file() => {
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn others_get_the_owners_rights_and_nobody_anothers_identity() {
+    fn others_may_read_what_the_owner_may_and_nobody_gets_anothers_identity() {
         let (place, done) = unpacked(&[plain(&[
             ("program", FILE, 0o6700, ""),
             ("device", EntryType::Char, 0o666, ""),
@@ -364,7 +364,7 @@ mod tests {
         done.unwrap();
         let root = place.path().join("root");
         let mode = fs::metadata(root.join("program")).unwrap().permissions().mode();
-        assert_eq!(mode & 0o7777, 0o707);
+        assert_eq!(mode & 0o7777, 0o705);
         assert!(!root.join("device").exists() && !root.join("pipe").exists());
     }
 
