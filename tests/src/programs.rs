@@ -43,6 +43,46 @@ pub fn server(linkage: Linkage) -> PathBuf {
     executable
 }
 
+/// Makes an OCI layout of one layer, which holds `root`, in `layout`.
+///
+/// # Panics
+/// When a command that it takes is missing.
+pub fn layout(root: &Path, layout: &Path, config: &serde_json::Value) {
+    let blobs = layout.join("blobs/sha256");
+    fs::create_dir_all(&blobs).expect("a writable directory");
+    let put = |path: &Path| {
+        let sum = Command::new("sha256sum").arg(path).output().expect("sha256sum starts").stdout;
+        let sum = String::from_utf8_lossy(&sum).split(' ').next().unwrap_or_default().to_owned();
+        fs::rename(path, blobs.join(&sum)).expect("a writable directory");
+        format!("sha256:{sum}")
+    };
+    let text = |value: &serde_json::Value| {
+        let path = layout.join("new");
+        fs::write(&path, value.to_string()).expect("a writable directory");
+        put(&path)
+    };
+    let layer = layout.join("layer");
+    let tar = Command::new("tar")
+        .args(["--mtime=@0", "--sort=name", "--owner=0", "--group=0", "-cf"])
+        .arg(&layer)
+        .arg("-C")
+        .arg(root)
+        .arg(".")
+        .status();
+    assert!(tar.expect("tar starts").success(), "the root cannot be packed");
+    let layer = put(&layer);
+    let architecture = if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" };
+    let config = text(&serde_json::json!({
+        "architecture": architecture, "os": "linux", "config": config,
+        "rootfs": { "type": "layers", "diff_ids": [layer] },
+    }));
+    let manifest =
+        serde_json::json!({ "config": { "digest": config }, "layers": [{ "digest": layer }] });
+    let index = serde_json::json!({ "manifests": [{ "digest": text(&manifest) }] });
+    fs::write(layout.join("index.json"), index.to_string()).expect("a writable directory");
+    fs::write(layout.join("oci-layout"), "{}").expect("a writable directory");
+}
+
 /// Makes `root` a root file system of this program, at `/bin/NAME`, with the libraries that its loader finds here.
 ///
 /// # Panics

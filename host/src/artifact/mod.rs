@@ -5,7 +5,9 @@
 
 pub mod component;
 pub mod elf;
+pub mod image;
 pub(crate) mod rootfs;
+pub mod unpack;
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -119,11 +121,13 @@ fn native(source: &NativeSource, listen: &Listen) -> Result<(), Misfit> {
     match source {
         NativeSource::Executable(path) => executable(path),
         NativeSource::Rootfs { dir, command } => rootfs::check(dir, command, listen),
-        NativeSource::Image(path) if path.join("oci-layout").is_file() => Ok(()),
-        NativeSource::Image(path) if path.is_dir() => {
-            Err(about(path, "has no oci-layout", "an OCI layout or an archive of one"))
-        }
-        NativeSource::Image(path) => open(path).map(drop),
+        NativeSource::Image(path) => image::Image::open(path).map(drop).map_err(|error| {
+            let expected = match error {
+                image::ImageError::Other(_) => "an OCI layout, an archive of one or a saved image",
+                _ => "",
+            };
+            about(path, error, expected)
+        }),
     }
 }
 

@@ -78,6 +78,28 @@ pub(super) fn socket(listen: &Listen) -> Result<(), Misfit> {
     }
 }
 
+/// Where a program lies that an image names as its shell would: by its path, or by its name in one of `PATH`'s
+/// directories. Else what was looked for, and why it cannot be executed.
+pub(crate) fn find(
+    root: &File,
+    program: &str,
+    directory: &str,
+    env: &[(String, String)],
+) -> Result<String, (String, String)> {
+    const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+    if program.contains('/') {
+        let path = Path::new(directory).join(program).to_string_lossy().into_owned();
+        return executable(root, &path).map(|()| path);
+    }
+    let directories = env.iter().find(|(name, _)| name == "PATH");
+    let directories = directories.map_or(PATH, |(_, directories)| directories);
+    let mut candidates = directories.split(':').map(|directory| format!("{directory}/{program}"));
+    match candidates.find(|path| file(root, path).is_ok()) {
+        Some(path) => executable(root, &path).map(|()| path),
+        None => Err((program.to_owned(), format!("is in no directory of PATH, {directories}"))),
+    }
+}
+
 /// Whether the program can be executed in `root`; else the path that is in the way, and why.
 pub(super) fn executable(root: &File, program: &str) -> Result<(), (String, String)> {
     let unreadable =

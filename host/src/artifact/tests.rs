@@ -188,16 +188,17 @@ fn a_rootfs_is_a_directory_that_has_the_program() {
 }
 
 #[test]
-fn an_image_is_a_layout_or_an_archive() {
+fn what_is_neither_a_layout_nor_an_archive_is_no_image() {
     let directory =
         directory(&[("image/oci-layout", b"{}"), ("image.tar", b""), ("root/file", b"")]);
     let native = |path| format!("native = {{ image = \"{path}\" }}");
-    checked(&directory, &native("image")).unwrap();
-    checked(&directory, &native("image.tar")).unwrap();
-    insta::assert_snapshot!(said(&directory, &native("root")), @r#"
-    DIR/baton.toml:4:10: function.f.native: "DIR/root" has no oci-layout; expected an OCI layout or an archive of one
-    1 fault in DIR/baton.toml
-    "#);
+    for path in ["image", "image.tar", "root"] {
+        let said = said(&directory, &native(path));
+        let problem =
+            format!("\"DIR/{path}\" is not an image: it has neither oci-layout and index.json");
+        assert!(said.contains(&problem), "{said}");
+    }
+    assert!(said(&directory, &native("none")).contains("\"DIR/none\" cannot be read"));
 }
 
 #[test]

@@ -35,12 +35,14 @@ pub(super) fn open(
 ) -> Result<Vec<Deployment>, OpenError> {
     let found = components.iter().map(Option::as_ref).chain(std::iter::repeat(None));
     let functions = manifest.functions.iter().zip(found);
-    functions.map(|(spec, found)| deployment(spec, found, roots)).collect()
+    let cache = &manifest.host.cache.dir;
+    functions.map(|(spec, found)| deployment(spec, found, cache, roots)).collect()
 }
 
 fn deployment(
     spec: &manifest::Function,
     found: Option<&Component>,
+    cache: &Path,
     roots: &mut u32,
 ) -> Result<Deployment, OpenError> {
     let component = spec.component.as_deref().filter(|_| spec.policy.uses_wasm());
@@ -49,7 +51,7 @@ fn deployment(
     if let Some(artifact) = &component {
         revision.update(&artifact.digest);
     }
-    let native = natives::open(spec, roots, &mut revision)?;
+    let native = natives::open(spec, cache, roots, &mut revision)?;
     Ok(Deployment {
         spec: spec.clone(),
         digest: format!("sha256:{}", hex(&revision.finalize())),

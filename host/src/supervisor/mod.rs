@@ -17,6 +17,7 @@
 
 mod artifacts;
 mod child;
+mod images;
 mod listeners;
 mod natives;
 mod reload;

@@ -11,12 +11,17 @@ use rustix::mount::{OpenTreeFlags, open_tree};
 use sha2::{Digest, Sha256};
 
 use super::artifacts::{OpenError, seal};
+use super::images;
+use crate::artifact::image::{Image, ImageError};
+use crate::artifact::rootfs;
+use crate::artifact::unpack::make_directories;
 use crate::handover::{Command, FunctionRoot, NativeBuild};
 use crate::manifest::{self, Listen, NativeSource};
 
-/// Opens the native build of a function. `roots` is the last number that a root got; `revision` takes in what it is.
+/// Opens the native build of a function; an image is unpacked below `cache`. `roots` is the last number that a root got; `revision` takes in what it is.
 pub(super) fn open(
     spec: &manifest::Function,
+    cache: &Path,
     roots: &mut u32,
     revision: &mut Sha256,
 ) -> Result<Option<NativeBuild>, OpenError> {
@@ -38,7 +43,13 @@ pub(super) fn open(
             };
             (None, Some(open_directory(dir, revision)?), Some(command))
         }
-        NativeSource::Image(_) => return Ok(None),
+        NativeSource::Image(path) => {
+            let (root, command, digest) = image(path, cache, &spec.listen).map_err(|error| {
+                OpenError { path: path.clone(), source: io::Error::other(error) }
+            })?;
+            revision.update(digest);
+            (None, Some(root), Some(command))
+        }
     };
     let socket = socket(&spec.listen);
     let has_root = directory.is_some() || socket.is_some();
@@ -47,6 +58,27 @@ pub(super) fn open(
         FunctionRoot { root: Root { number: *roots, socket }, directory }
     });
     Ok(Some(NativeBuild { executable, root, command }))
+}
+
+/// The unpacked root of an image with a place for the function's socket, what it runs, and its digest.
+fn image(
+    path: &Path,
+    cache: &Path,
+    listen: &Listen,
+) -> Result<(OwnedFd, Command, String), ImageError> {
+    let image = Image::open(path)?;
+    let root = images::unpacked(cache, &image)?;
+    let places = [Some(Path::new(image.directory())), rootfs::socket_directory(listen)];
+    for place in places.into_iter().flatten() {
+        make_directories(&root, place)?;
+    }
+    let arguments = image.command();
+    let program = arguments.first().map_or("", String::as_str);
+    let path = rootfs::find(&root, program, image.directory(), &image.env())
+        .map_err(|(path, problem)| ImageError::Other(format!("{path} {problem}")))?;
+    let command =
+        Command { path, directory: image.directory().to_owned(), arguments, env: image.env() };
+    Ok((root.into(), command, image.digest))
 }
 
 /// Another directory at the same path is another revision; what changes inside is served as it is.

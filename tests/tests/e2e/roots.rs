@@ -7,7 +7,7 @@ use std::path::Path;
 
 use baton_tests::baton::{Baton, Setup, is_running};
 use baton_tests::client::{assert_problem, tier_of};
-use baton_tests::programs::{Linkage, install, server};
+use baton_tests::programs::{Linkage, install, layout, server};
 use baton_tests::wait_until;
 use nix::sys::signal::{Signal, kill};
 use tempfile::TempDir;
@@ -160,4 +160,46 @@ fn what_a_rootfs_lacks_is_a_fault_at_its_place() {
     assert!(nowhere.contains("/srv is no directory for the function's socket"), "{nowhere}");
     let top = fault(&["/bin/server-dynamic"], "unix:/a.sock");
     assert!(top.contains("\"/a.sock\" is no place for a socket"), "{top}");
+}
+
+#[test]
+fn an_image_is_served_from_its_layout_or_an_archive_of_it() {
+    let (root, image) = (root(), tempfile::tempdir().unwrap());
+    fs::write(root.path().join("greeting"), "from the image").unwrap();
+    let config = serde_json::json!({
+        "Entrypoint": ["server-dynamic"], "Cmd": ["unix:/srv/a.sock", "hello"],
+        "Env": ["PATH=/bin", "A=image", "B=image"], "WorkingDir": "/work",
+    });
+    layout(root.path(), image.path(), &config);
+    let archive = image.path().join("image.tar");
+    let tar = ["-cf", archive.to_str().unwrap(), "-C", image.path().to_str().unwrap()];
+    let parts = ["oci-layout", "index.json", "blobs"];
+    assert!(std::process::Command::new("tar").args(tar).args(parts).status().unwrap().success());
+    for path in [image.path(), &archive] {
+        let baton = Setup::new()
+            .function("f", "native")
+            .with(&format!("native = {{ image = {path:?} }}"))
+            .with(r#"listen = "unix:/srv/a.sock""#)
+            .with(r#"env.A = "manifest""#)
+            .start();
+        assert_eq!(answers(&baton, "/f"), "hello");
+        assert_eq!(answers(&baton, "/f/greeting"), "from the image");
+        assert_eq!(answers(&baton, "/f/directory"), "Ok(\"/work\")");
+        let environment = answers(&baton, "/f/environment");
+        assert!(environment.contains("A=manifest\n") && environment.contains("B=image\n"));
+    }
+}
+
+#[test]
+fn an_image_for_another_machine_is_a_fault() {
+    let image = tempfile::tempdir().unwrap();
+    layout(root().path(), image.path(), &serde_json::json!({ "Cmd": ["/app"] }));
+    let index =
+        r#"{"manifests":[{"digest":"sha256:0","platform":{"os":"linux","architecture":"mips"}}]}"#;
+    fs::write(image.path().join("index.json"), index).unwrap();
+    let native = format!("native = {{ image = {:?} }}", image.path());
+    let output = Setup::new().function("f", "native").with(&native).output();
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("is an image for linux/mips, and this machine is linux/"), "{said}");
 }
