@@ -110,16 +110,16 @@ impl Deployer {
 
     fn revision(&self, deployment: &Deployment) -> anyhow::Result<(Arc<Function>, Option<Code>)> {
         let spec = &deployment.spec;
+        let egress =
+            Egress::new(spec.egress.clone(), self.headers, system_resolver(), &self.tasks).into();
         let native = match (&self.sandboxing, &deployment.native) {
             (Some(sandboxing), Some(build)) => Some(
                 sandboxing
-                    .add(spec, build)
+                    .add(spec, build, &egress)
                     .with_context(|| format!("cannot deploy the native build of {}", spec.name))?,
             ),
             _ => None,
         };
-        let egress =
-            Egress::new(spec.egress.clone(), self.headers, system_resolver(), &self.tasks).into();
         let artifact = deployment.component.as_ref().map(Artifact::try_clone).transpose()?;
         let form = if deployment.precompiled { Code::Machine } else { Code::Portable };
         let digest = deployment.digest.as_str().into();

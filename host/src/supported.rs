@@ -33,16 +33,6 @@ fn unsupported(function: &Function) -> impl Iterator<Item = Row> {
             ("verify", "the comparison of both tiers' answers", "a sample of 0.0"),
         ),
         (
-            !function.egress.allow.is_empty()
-                && function.native.is_some()
-                && function.policy.uses_native(),
-            (
-                "egress.allow",
-                "a way out of sandboxes",
-                "policy = \"wasm\" for a function that connects",
-            ),
-        ),
-        (
             function.limits.scratch.0 > 0 && function.component.is_some(),
             ("limits.scratch", "a /tmp for components", "\"0\" for a function with a component"),
         ),

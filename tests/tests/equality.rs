@@ -482,24 +482,24 @@ async fn start(setup: Setup) -> Baton {
     tokio::task::spawn_blocking(move || setup.start()).await.unwrap()
 }
 
-/// The answers of both builds of a function that may reach the store; `body` makes the request of
+/// The answers of both tiers of a function that may reach the store; `body` makes the request of
 /// the build of that name.
 async fn ask_both(
     function: &str,
     store: &Store,
     body: impl Fn(&str) -> String,
 ) -> [Response<Bytes>; 2] {
-    let native = native(function);
-    let setup = Setup::new()
-        .wasm(function)
-        .with(&format!("egress.allow = [\"{}\"]", store.address))
-        .with(r#"limits.memory = "256MiB""#);
-    let baton = start(setup).await;
-    let path = format!("/{function}");
-    let to_component = Case { path: Cow::Owned(path), ..post(body("component"), 200) };
+    let asked = async |setup: Setup, build: &str| {
+        let setup = setup
+            .with(&format!("egress.allow = [\"{}\"]", store.address))
+            .with(r#"limits.memory = "256MiB""#);
+        let baton = start(setup).await;
+        let case = Case { path: Cow::Owned(format!("/{function}")), ..post(body(build), 200) };
+        ask(&Address::Tcp(baton.address), &case).await
+    };
     [
-        ask(&native.address, &post(body("native"), 200)).await,
-        ask(&Address::Tcp(baton.address), &to_component).await,
+        asked(Setup::new().native(function), "native").await,
+        asked(Setup::new().wasm(function), "component").await,
     ]
 }
 

@@ -19,6 +19,7 @@
 //! | `/silent` | returns without an answer | closes the connection |
 //! | `/error` | answers with an error code | – |
 //! | `/invalid-header` | sets a header that HTTP forbids, unwrapping | answers one |
+//! | `/tcp/ADDRESS` | – | sends the request's body to that address, answers what comes back |
 //! | `/garbage` | – | answers what is not HTTP |
 //!
 //! The native build also looks at `MISBEHAVE` when it starts: `exit` ends it at once, `deaf` lets

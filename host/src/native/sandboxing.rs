@@ -18,6 +18,8 @@ use serde_json::{Value, json};
 use tokio_util::task::TaskTracker;
 
 use super::{Connection, Lease, cause, prepare};
+use crate::egress::Egress;
+use crate::egress::proxy::{self, Proxy};
 use crate::handover::{Handover, NativeBuild};
 use crate::host::Host;
 use crate::manifest::{self, Function};
@@ -37,11 +39,25 @@ const DESCRIPTORS: u64 = 1024;
 /// From SIGTERM to SIGKILL for a sandbox that is no longer needed.
 const SANDBOX_GRACE: Duration = Duration::from_secs(5);
 
+/// The proxy of a sandbox, for every client that goes by the usual variables; nothing is to be
+/// reached without it, so nothing is excepted.
+const PROXY_VARIABLES: [(&str, &str); 6] = [
+    ("HTTP_PROXY", PROXY),
+    ("HTTPS_PROXY", PROXY),
+    ("NO_PROXY", ""),
+    ("http_proxy", PROXY),
+    ("https_proxy", PROXY),
+    ("no_proxy", ""),
+];
+const PROXY: &str = "http://127.0.0.1:3128";
+const _: () = assert!(baton_pool::spec::EGRESS_PORT == 3128);
+
 /// The pool of sandboxes of this host.
 pub struct Sandboxing {
     pool: Pool<Connection>,
     names: Arc<Names>,
     tasks: TaskTracker,
+    observer: Arc<Observer>,
 }
 
 type Names = RwLock<BTreeMap<FunctionId, Name>>;
@@ -88,11 +104,12 @@ impl Sandboxing {
             sockets: sandboxes.sockets.clone(),
         };
         let names = Arc::new(Names::default());
-        let (observer, known) = (Arc::clone(observer), Arc::clone(&names));
+        let (telling, known) = (Arc::clone(observer), Arc::clone(&names));
         let (pool, work) =
-            Pool::start(config, Arc::new(move |event| tell(&observer, &known, event)));
+            Pool::start(config, Arc::new(move |event| tell(&telling, &known, event)));
         tasks.spawn(work);
-        Some(Arc::new(Self { pool, names, tasks: tasks.clone() }))
+        let (tasks, observer) = (tasks.clone(), Arc::clone(observer));
+        Some(Arc::new(Self { pool, names, tasks, observer }))
     }
 
     /// Takes up work with a pool daemon.
@@ -108,7 +125,15 @@ impl Sandboxing {
         self: &Arc<Self>,
         function: &Function,
         build: &NativeBuild,
+        egress: &Arc<Egress>,
     ) -> anyhow::Result<Native> {
+        let proxied = (!function.egress.allow.is_empty())
+            .then(|| Proxy::new(Arc::clone(egress), Arc::clone(&self.observer), &function.name));
+        let own = function.env.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        // What the manifest says of these variables wins.
+        let added = PROXY_VARIABLES.iter().filter(|_| proxied.is_some());
+        let added = added.filter(|(name, _)| !function.env.contains_key(*name)).copied();
+        let env = own.chain(added).map(|(name, value)| CString::new(format!("{name}={value}")));
         let (limits, sandboxes) = (&function.limits, &function.sandboxes);
         let id = self.pool.add(FunctionSpec {
             name: function.name.as_str().into(),
@@ -128,6 +153,7 @@ impl Sandboxing {
                 descriptors: DESCRIPTORS,
             },
             scratch: limits.scratch.0,
+            egress: proxied.map(proxy::serving),
             min: sandboxes.min,
             max: sandboxes.max,
             concurrency: u32::try_from(sandboxes.concurrency)?,

@@ -4,6 +4,7 @@
 mod administration;
 mod command_line;
 mod components;
+mod egress;
 mod http;
 mod instances;
 mod listeners;
