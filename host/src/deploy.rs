@@ -22,6 +22,7 @@ use crate::host::Functions;
 use crate::load::{Code, Loader};
 use crate::manifest;
 use crate::native::Sandboxing;
+use crate::scratch::Scratch;
 use crate::wasm::Slots;
 
 /// Instances that an engine's pool holds at most, whatever the functions' limits add up to.
@@ -120,10 +121,17 @@ impl Deployer {
             ),
             _ => None,
         };
+        let scratch = (!deployment.scratch.is_empty()).then(|| {
+            let places = deployment.scratch.iter().map(OwnedFd::try_clone);
+            Scratch::new(places.collect::<Result<_, _>>()?, &self.tasks)
+        });
+        let scratch = scratch
+            .transpose()
+            .with_context(|| format!("cannot prepare the scratch of {}", spec.name))?;
         let artifact = deployment.component.as_ref().map(Artifact::try_clone).transpose()?;
         let form = if deployment.precompiled { Code::Machine } else { Code::Portable };
         let digest = deployment.digest.as_str().into();
-        let function = Function::new(spec.clone(), digest, native, egress);
+        let function = Function::new(spec.clone(), digest, native, egress, scratch);
         Ok((Arc::new(function), artifact.map(form)))
     }
 

@@ -10,6 +10,7 @@ use crate::egress::Egress;
 use crate::gate::{Bounds, Gate};
 use crate::manifest;
 use crate::metrics::Histogram;
+use crate::scratch::Scratch;
 use crate::tier::Tier;
 use crate::wasm::{LoadError, Program, Source};
 
@@ -29,6 +30,8 @@ pub struct Function {
     pub native: Option<crate::native::Native>,
     /// Its way out, in both tiers.
     pub egress: Arc<Egress>,
+    /// Places for the `/tmp` of its component's instances, if it has one.
+    pub scratch: Option<Arc<Scratch>>,
     /// What it has answered.
     pub counts: Counts,
 }
@@ -41,6 +44,7 @@ impl Function {
         digest: Arc<str>,
         native: Option<crate::native::Native>,
         egress: Arc<Egress>,
+        scratch: Option<Arc<Scratch>>,
     ) -> Self {
         let limits = spec.limits;
         Self {
@@ -55,6 +59,7 @@ impl Function {
                 .then(Component::default),
             native,
             egress,
+            scratch,
             counts: Counts::default(),
             spec,
         }

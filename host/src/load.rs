@@ -69,6 +69,8 @@ impl Loader {
             instances: spec.instances.clone(),
             headers: self.headers,
             env: spec.env.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+            config: Arc::new(spec.env.clone().into_iter().collect()),
+            scratch: function.scratch.clone(),
             egress: Arc::clone(&function.egress),
             sink: sink(spec.name.as_str().into()),
         };

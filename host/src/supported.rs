@@ -19,7 +19,7 @@ pub fn check(manifest: &Manifest) -> Vec<Fault> {
 type Row = (&'static str, &'static str, &'static str);
 
 fn unsupported(function: &Function) -> impl Iterator<Item = Row> {
-    let rows: [(bool, Row); 5] = [
+    let rows: [(bool, Row); 3] = [
         (
             matches!(function.native, Some(NativeSource::Image(_))),
             ("native", "an image", "a static executable or a rootfs"),
@@ -31,10 +31,6 @@ fn unsupported(function: &Function) -> impl Iterator<Item = Row> {
         (
             function.verify.sample > 0.0,
             ("verify", "the comparison of both tiers' answers", "a sample of 0.0"),
-        ),
-        (
-            function.limits.scratch.0 > 0 && function.component.is_some(),
-            ("limits.scratch", "a /tmp for components", "\"0\" for a function with a component"),
         ),
     ];
     rows.into_iter().filter_map(|(asked, row)| asked.then_some(row))

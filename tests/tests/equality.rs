@@ -578,13 +578,23 @@ async fn measured_answer_has_its_runtime_and_times() {
 }
 
 #[tokio::test]
-async fn lines_are_written_to_the_scratch_of_a_sandbox_and_read_back() {
-    let baton = start(Setup::new().native("diskio").with(r#"limits.scratch = "32MiB""#)).await;
-    let case = Case { path: Cow::Borrowed("/diskio"), ..post("", 200) };
-    let answer = ask(&Address::Tcp(baton.address), &case).await;
-    assert_eq!(answer.status(), 200);
-    assert!(answer.body().starts_with(br#"{"lines":100000,"bytes":1600000,"#));
-    assert_eq!(answer.body(), ask(&native("diskio").address, &post("", 200)).await.body());
+async fn lines_are_written_to_the_scratch_of_either_tier_and_read_back() {
+    let asked = async |setup: Setup, body: &'static str| {
+        let baton = start(setup.with(r#"limits.scratch = "4MiB""#)).await;
+        let case = Case { path: Cow::Borrowed("/diskio"), ..post(body, 200) };
+        ask(&Address::Tcp(baton.address), &case).await
+    };
+    let asked = async |body| {
+        [
+            asked(Setup::new().native("diskio"), body).await,
+            asked(Setup::new().wasm("diskio"), body).await,
+        ]
+    };
+    let answers = asked("").await;
+    assert!(answers[0].body().starts_with(br#"{"lines":100000,"bytes":1600000,"#));
+    assert_answered_alike(answers, 200);
+    let full = asked(r#"{"lines": 1000000, "width": 8}"#).await;
+    assert_eq!(full.map(|answer| answer.status()), [StatusCode::INSUFFICIENT_STORAGE; 2]);
 }
 
 #[tokio::test]

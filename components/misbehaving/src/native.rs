@@ -47,6 +47,8 @@ fn exchange(mut stream: UnixStream) -> io::Result<()> {
             read_body(&mut reader, &head)?;
             respond(&mut stream, "held\n")
         }
+        "/files" => respond(&mut stream, &crate::files()),
+        "/fill" => respond(&mut stream, &crate::fill()),
         "/sleep" => {
             thread::sleep(crate::HOUR);
             Ok(())

@@ -129,11 +129,13 @@ impl Sandboxing {
     ) -> anyhow::Result<Native> {
         let proxied = (!function.egress.allow.is_empty())
             .then(|| Proxy::new(Arc::clone(egress), Arc::clone(&self.observer), &function.name));
-        let own = function.env.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let mut env = environment(function, build)?;
         // What the manifest says of these variables wins.
         let added = PROXY_VARIABLES.iter().filter(|_| proxied.is_some());
-        let added = added.filter(|(name, _)| !function.env.contains_key(*name)).copied();
-        let env = own.chain(added).map(|(name, value)| CString::new(format!("{name}={value}")));
+        let added = added.filter(|(name, _)| !function.env.contains_key(*name));
+        for (name, value) in added {
+            env.push(CString::new(format!("{name}={value}"))?);
+        }
         let (limits, sandboxes) = (&function.limits, &function.sandboxes);
         let id = self.pool.add(FunctionSpec {
             name: function.name.as_str().into(),
@@ -145,7 +147,7 @@ impl Sandboxing {
                 manifest::Listen::Tcp(port) => Listen::Tcp(port),
             },
             argv: arguments(function, build)?,
-            env: environment(function, build)?,
+            env,
             limits: Limits {
                 memory: limits.memory.0,
                 cpu: limits.cpu,
