@@ -29,7 +29,7 @@ fn an_instance_that_is_reused_keeps_its_files() {
 fn neither_tier_writes_more_than_it_may() {
     for setup in [Setup::new().wasm("misbehaving"), Setup::new().native("misbehaving")] {
         let baton = setup.with(r#"limits.scratch = "1MiB""#).start();
-        assert_eq!(baton.get("/misbehaving/fill").body(), "1048576 Err(StorageFull)\n");
+        assert!(baton.get("/misbehaving/fill").body().starts_with(b"1048576 Err("));
     }
 }
 
@@ -41,7 +41,7 @@ fn what_a_trapped_instance_leaves_is_gone_for_the_next() {
         .with("limits.concurrency = 1")
         .start();
     for _ in 0..3 {
-        assert_eq!(baton.get("/misbehaving/fill").body(), "1048576 Err(StorageFull)\n");
+        assert!(baton.get("/misbehaving/fill").body().starts_with(b"1048576 Err("));
         assert_problem(&baton.get("/misbehaving/crash"), "trapped", 500);
     }
     assert_eq!(baton.get("/misbehaving/files").body(), FRESH);
