@@ -23,6 +23,7 @@ use crate::load::{Code, Loader};
 use crate::manifest;
 use crate::native::Sandboxing;
 use crate::observer::Observer;
+use crate::scratch::Scratch;
 use crate::wasm::Slots;
 
 /// Instances that an engine's pool holds at most, whatever the functions' limits add up to.
@@ -113,26 +114,28 @@ impl Deployer {
 
     fn revision(&self, deployment: &Deployment) -> anyhow::Result<(Arc<Function>, Option<Code>)> {
         let spec = &deployment.spec;
+        let egress =
+            Egress::new(spec.egress.clone(), self.headers, system_resolver(), &self.tasks).into();
         let native = match (&self.sandboxing, &deployment.native) {
             (Some(sandboxing), Some(build)) => Some(
                 sandboxing
-                    .add(spec, &deployment.digest, build)
+                    .add(spec, &deployment.digest, build, &egress)
                     .with_context(|| format!("cannot deploy the native build of {}", spec.name))?,
             ),
             _ => None,
         };
-        let egress =
-            Egress::new(spec.egress.clone(), self.headers, system_resolver(), &self.tasks).into();
+        let scratch = (!deployment.scratch.is_empty()).then(|| {
+            let places = deployment.scratch.iter().map(OwnedFd::try_clone);
+            Scratch::new(places.collect::<Result<_, _>>()?, &self.tasks)
+        });
+        let scratch = scratch
+            .transpose()
+            .with_context(|| format!("cannot prepare the scratch of {}", spec.name))?;
         let artifact = deployment.component.as_ref().map(Artifact::try_clone).transpose()?;
         let form = if deployment.precompiled { Code::Machine } else { Code::Portable };
         let digest = deployment.digest.as_str().into();
-        let function = Function::new(
-            spec.clone(),
-            digest,
-            native,
-            egress,
-            self.observer.metrics.of(&spec.name),
-        );
+        let counts = self.observer.metrics.of(&spec.name);
+        let function = Function::new(spec.clone(), digest, native, egress, counts, scratch);
         Ok((Arc::new(function), artifact.map(form)))
     }
 

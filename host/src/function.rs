@@ -8,6 +8,7 @@ use crate::egress::Egress;
 use crate::gate::{Bounds, Gate};
 use crate::manifest;
 use crate::metrics::Counts;
+use crate::scratch::Scratch;
 use crate::tier::Tier;
 use crate::wasm::{LoadError, Program, Source};
 
@@ -27,6 +28,8 @@ pub struct Function {
     pub native: Option<crate::native::Native>,
     /// Its way out, in both tiers.
     pub egress: Arc<Egress>,
+    /// Places for the `/tmp` of its component's instances, if it has one.
+    pub scratch: Option<Arc<Scratch>>,
     /// What it has answered.
     pub counts: Arc<Counts>,
 }
@@ -40,6 +43,7 @@ impl Function {
         native: Option<crate::native::Native>,
         egress: Arc<Egress>,
         counts: Arc<Counts>,
+        scratch: Option<Arc<Scratch>>,
     ) -> Self {
         let limits = spec.limits;
         Self {
@@ -55,6 +59,7 @@ impl Function {
             native,
             egress,
             counts,
+            scratch,
             spec,
         }
     }

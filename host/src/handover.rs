@@ -31,6 +31,8 @@ enum Message {
     },
     /// Until all are there. Descriptors: some of the listeners, in the manifest's order.
     Listeners,
+    /// Before its function, as many as are needed. Descriptors: places for its instances' `/tmp`.
+    Scratch,
     /// One for each function. Descriptors: the component, the native build's executable.
     Function {
         spec: Box<manifest::Function>,
@@ -67,6 +69,8 @@ pub struct Deployment {
     pub precompiled: bool,
     /// The native build.
     pub native: Option<NativeBuild>,
+    /// Places for the `/tmp` of the component's instances.
+    pub scratch: Vec<OwnedFd>,
 }
 
 /// A native build, as it is started.
@@ -255,6 +259,10 @@ impl TlsFiles {
 
 impl Deployment {
     fn send(&self, socket: &OwnedFd) -> io::Result<()> {
+        for places in self.scratch.chunks(protocol::DESCRIPTORS_MAX) {
+            let fds: Vec<_> = places.iter().map(AsFd::as_fd).collect();
+            protocol::send(socket, &Message::Scratch, &fds)?;
+        }
         let message = Message::Function {
             spec: Box::new(self.spec.clone()),
             digest: self.digest.clone(),
@@ -306,8 +314,13 @@ impl Handover {
             }
         }
         let functions = (0..functions).map(|_| {
-            let (message, fds) = expect(socket)?;
-            Deployment::of(message, fds)
+            let mut scratch = Vec::new();
+            loop {
+                match expect(socket)? {
+                    (Message::Scratch, fds) => scratch.extend(fds),
+                    (message, fds) => return Deployment::of(message, fds, scratch),
+                }
+            }
         });
         let functions = functions.collect::<io::Result<_>>()?;
         Ok(Self { manifest: *manifest, functions, listeners, admin, tls, cache, sandboxes })
@@ -315,7 +328,7 @@ impl Handover {
 }
 
 impl Deployment {
-    fn of(message: Message, mut fds: VecDeque<OwnedFd>) -> io::Result<Self> {
+    fn of(message: Message, mut fds: VecDeque<OwnedFd>, scratch: Vec<OwnedFd>) -> io::Result<Self> {
         let Message::Function { spec, digest, component, precompiled, native } = message else {
             return Err(unexpected(&message));
         };
@@ -330,7 +343,7 @@ impl Deployment {
         let component = component
             .map(|digest| take(&mut fds).map(|file| Artifact { file, digest }))
             .transpose()?;
-        Ok(Self { spec: *spec, digest, component, precompiled, native })
+        Ok(Self { spec: *spec, digest, component, precompiled, native, scratch })
     }
 }
 
@@ -388,11 +401,16 @@ impl Updates {
             Message::Tls => Ok(Update::Tls(TlsFiles::take(&mut fds)?)),
             Message::Functions(count) => {
                 let mut functions = Vec::with_capacity(count);
+                let mut scratch = Vec::new();
                 while functions.len() < count {
-                    let Some((message, fds)) = self.receive().await? else {
-                        return Ok(Update::Orphaned);
-                    };
-                    functions.push(Deployment::of(message, fds)?);
+                    match self.receive().await? {
+                        None => return Ok(Update::Orphaned),
+                        Some((Message::Scratch, fds)) => scratch.extend(fds),
+                        Some((message, fds)) => {
+                            let scratch = std::mem::take(&mut scratch);
+                            functions.push(Deployment::of(message, fds, scratch)?);
+                        }
+                    }
                 }
                 Ok(Update::Functions(functions))
             }

@@ -33,6 +33,7 @@ pub mod problem;
 pub mod record;
 pub mod request_body;
 pub mod route;
+pub mod scratch;
 pub mod server;
 pub mod service;
 pub mod supervisor;

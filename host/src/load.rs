@@ -77,6 +77,8 @@ impl Loader {
             instances: spec.instances.clone(),
             headers: self.headers,
             env: spec.env.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+            config: Arc::new(spec.env.clone().into_iter().collect()),
+            scratch: function.scratch.clone(),
             egress: Arc::clone(&function.egress),
             sink: sink(Arc::clone(&self.observer), function),
         };

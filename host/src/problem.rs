@@ -37,6 +37,10 @@ pub enum Kind {
     Starting,
     /// The function did not answer in time.
     Timeout,
+    /// A function asked for what its `egress.allow` does not name; answered to the function.
+    EgressDenied,
+    /// What a function asked for gave no answer; answered to the function.
+    EgressFailed,
 }
 
 impl Kind {
@@ -86,6 +90,12 @@ impl Kind {
             }
             Self::Timeout => {
                 ("timeout", StatusCode::GATEWAY_TIMEOUT, "The function did not answer in time")
+            }
+            Self::EgressDenied => {
+                ("egress-denied", StatusCode::FORBIDDEN, "The function may not connect there")
+            }
+            Self::EgressFailed => {
+                ("egress-failed", StatusCode::BAD_GATEWAY, "No answer from there")
             }
         }
     }

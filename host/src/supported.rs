@@ -19,7 +19,7 @@ pub fn check(manifest: &Manifest) -> Vec<Fault> {
 type Row = (&'static str, &'static str, &'static str);
 
 fn unsupported(function: &Function) -> impl Iterator<Item = Row> {
-    let rows: [(bool, Row); 4] = [
+    let rows: [(bool, Row); 2] = [
         (
             function.policy == Policy::Adaptive,
             ("policy", "\"adaptive\"", "\"wasm\", \"native\" or \"hybrid\""),
@@ -27,20 +27,6 @@ fn unsupported(function: &Function) -> impl Iterator<Item = Row> {
         (
             function.verify.sample > 0.0,
             ("verify", "the comparison of both tiers' answers", "a sample of 0.0"),
-        ),
-        (
-            !function.egress.allow.is_empty()
-                && function.native.is_some()
-                && function.policy.uses_native(),
-            (
-                "egress.allow",
-                "a way out of sandboxes",
-                "policy = \"wasm\" for a function that connects",
-            ),
-        ),
-        (
-            function.limits.scratch.0 > 0 && function.component.is_some(),
-            ("limits.scratch", "a /tmp for components", "\"0\" for a function with a component"),
         ),
     ];
     rows.into_iter().filter_map(|(asked, row)| asked.then_some(row))

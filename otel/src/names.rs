@@ -59,6 +59,8 @@ names! {
     SANDBOX_CREATE_START = "baton.sandbox.create.start";
     /// Until the stub said that it waits for a function.
     SANDBOX_CREATE_PARK = "baton.sandbox.create.park";
+    /// Making the listener of its proxy in its network.
+    SANDBOX_CREATE_LISTEN = "baton.sandbox.create.listen";
     /// Opening the files of its limits for the host.
     SANDBOX_CREATE_OPEN_LIMITS = "baton.sandbox.create.open_limits";
     /// Turning a parked sandbox into one of this function: limits written, executable started.

@@ -25,6 +25,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, oneshot, watch};
@@ -143,6 +144,8 @@ pub(crate) struct Shared<C: Send + 'static> {
     pub(crate) statistics: watch::Sender<Statistics>,
     pub(crate) closed: watch::Sender<bool>,
     pub(crate) meters: Meters,
+    /// Some function has a way out: sandboxes are created with a listener for it.
+    pub(crate) egress: AtomicBool,
     events: Events,
 }
 
@@ -213,6 +216,7 @@ impl<C: Send + 'static> Pool<C> {
             statistics: watch::Sender::default(),
             closed: watch::Sender::default(),
             meters: Meters::find(),
+            egress: AtomicBool::new(false),
             events,
         });
         let driver = driver::drive(Arc::clone(&shared), config.sockets);
@@ -229,6 +233,7 @@ impl<C: Send + 'static> Pool<C> {
     /// Adds a revision of a function.
     pub fn add(&self, spec: FunctionSpec) -> FunctionId {
         let policy = spec.policy();
+        self.shared.egress.fetch_or(spec.egress.is_some(), Ordering::Relaxed);
         let mut added = FunctionId(0);
         self.shared.tell_with(|inner| {
             added = FunctionId(inner.number());
@@ -598,6 +603,7 @@ mod tests {
             env: Vec::new(),
             limits: Limits { memory: 64 << 20, cpu: 1.0, pids: 8, descriptors: 64 },
             scratch: 0,
+            egress: None,
             min: 0,
             max: 1,
             concurrency: 1,

@@ -8,11 +8,13 @@ use crate::protocol::{self, FromDaemon, SandboxId, Step, ToDaemon};
 use crate::readiness::watch;
 use crate::reason::Usage;
 use crate::schedule::{Effect, Event, FunctionId};
+use crate::spec::EGRESS_PORT;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -100,7 +102,8 @@ impl<C: Send + 'static> Driver<C> {
                 self.outbox.push_back(ToDaemon::Hello { in_use });
             }
             Effect::Create { sandbox, scratch } => {
-                self.outbox.push_back(ToDaemon::Create { id: sandbox, scratch, egress: None });
+                let egress = self.shared.egress.load(Ordering::Relaxed).then_some(EGRESS_PORT);
+                self.outbox.push_back(ToDaemon::Create { id: sandbox, scratch, egress });
             }
             Effect::Activate { sandbox, function } => self.activate(sandbox, function),
             Effect::Terminate(id) => {

@@ -19,7 +19,7 @@ use crate::pause::Pauses;
 use crate::protocol::{Question, SandboxId};
 use crate::readiness::watch;
 use crate::schedule::{Event, FunctionId};
-use crate::spec::{FunctionSpec, Listen};
+use crate::spec::{EGRESS_PORT, Egress, FunctionSpec, Listen, Serving};
 use crate::warm::{Backlog, inode};
 use crate::way::{self, CLIENTS, Way};
 use std::error::Error;
@@ -57,6 +57,8 @@ enum StartError {
     Watch(#[source] io::Error),
     #[error("cannot execute")]
     Execute(#[source] StartFailure),
+    #[error("cannot listen for what the function asks of others")]
+    Egress(#[source] io::Error),
 }
 
 /// A function that was executed.
@@ -65,6 +67,7 @@ struct Process {
     readiness: Readiness,
     stdout: pipe::Receiver,
     stderr: pipe::Receiver,
+    egress: Option<Serving>,
 }
 
 /// How it is found out that a function accepts.
@@ -110,19 +113,26 @@ impl<C: Send + 'static> Keeper<C> {
                         self.relay(process.stderr, Stream::Stderr),
                     );
                 });
-                let mut watch = pin!(self.watch(process.pidfd, process.readiness));
+                // What it asks of others ends with it.
+                let mut life = pin!(async {
+                    tokio::select! {
+                        () = self.watch(process.pidfd, process.readiness) => {}
+                        () = self.serve(process.egress) => {}
+                    }
+                });
                 tokio::select! {
-                    () = &mut talk => watch.await,
+                    () = &mut talk => life.await,
                     // What it said before it ended is still in the pipes.
-                    () = &mut watch => drop(tokio::time::timeout(LAST_WORDS, talk).await),
+                    () = &mut life => drop(tokio::time::timeout(LAST_WORDS, talk).await),
                 }
             }
             Err(error) => self.shared.tell(Event::StartFailed(self.id, chain(&error))),
         }
     }
 
-    async fn start(&self, parked: Parked) -> Result<Process, StartError> {
+    async fn start(&self, mut parked: Parked) -> Result<Process, StartError> {
         let began = SystemTime::now();
+        let egress = self.egress(&mut parked).await.map_err(StartError::Egress)?;
         if let Some(root) = self.spec.root {
             let attached = self.shared.ask(self.id, Question::Attach { root }).await;
             attached.map_err(StartError::Attach)?;
@@ -175,7 +185,7 @@ impl<C: Send + 'static> Keeper<C> {
             None => Readiness::Connect(sockets, executed),
         };
         let pidfd = watch(pidfd, Interest::READABLE).map_err(StartError::Watch)?;
-        Ok(Process { pidfd, readiness, stdout, stderr })
+        Ok(Process { pidfd, readiness, stdout, stderr, egress })
     }
 
     /// The function's listener and a connection that waits in it.
@@ -200,6 +210,30 @@ impl<C: Send + 'static> Keeper<C> {
                 ice: Ice::new(executed.freezer),
             }
         });
+    }
+
+    /// What serves the function's way out; one that was parked before any function had one gets
+    /// its listener now.
+    async fn egress(&self, parked: &mut Parked) -> io::Result<Option<Serving>> {
+        let Some(Egress(serve)) = &self.spec.egress else { return Ok(None) };
+        let listener = match parked.take_egress() {
+            Some(listener) => Some(listener),
+            None => {
+                let question = Question::Listener { port: EGRESS_PORT };
+                self.shared.ask(self.id, question).await?.pop()
+            }
+        };
+        let listener = listener.ok_or(ErrorKind::InvalidData)?;
+        Ok(Some(serve(self.id, listener.into())))
+    }
+
+    /// Never returns: a way out that cannot be served any more is closed, which the function sees.
+    async fn serve(&self, egress: Option<Serving>) {
+        if let Some(serving) = egress {
+            let Err(error) = serving.await;
+            tracing::error!(%error, sandbox = %self.id, "a sandbox has lost its way out");
+        }
+        std::future::pending().await
     }
 
     /// Waits until the function accepts.

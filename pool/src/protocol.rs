@@ -98,6 +98,11 @@ pub enum ToDaemon {
 /// What the host needs a privileged process for while a sandbox lives.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Question {
+    /// A TCP listener at this port of its loopback, which only the sandbox can reach.
+    Listener {
+        /// The port.
+        port: u16,
+    },
     /// Unconnected, nonblocking TCP sockets whose loopback is the sandbox's; its loopback is up from then on.
     Clients {
         /// How many, at most [`DESCRIPTORS_MAX`].

@@ -1,11 +1,34 @@
 //! What the host says about a function when it adds one.
 
 use crate::activation::{Limits, Program};
+use crate::protocol::SandboxId;
 use crate::schedule::{KeepAlive, Policy};
+use std::convert::Infallible;
 use std::ffi::CString;
+use std::fmt;
+use std::io;
+use std::net::TcpListener;
 use std::num::NonZeroU32;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// Where a function finds its proxy, a port of its sandbox's own loopback.
+pub const EGRESS_PORT: u16 = 3128;
+
+/// Serves a sandbox's way out for as long as it is polled, which ends with the function's process.
+pub type Serving = Pin<Box<dyn Future<Output = io::Result<Infallible>> + Send>>;
+
+/// A function's way out: called with a listener at [`EGRESS_PORT`] of the loopback of one of its
+/// sandboxes. Nobody but that sandbox can reach it, and the sandbox reaches nothing else.
+#[derive(Clone)]
+pub struct Egress(pub Arc<dyn Fn(SandboxId, TcpListener) -> Serving + Send + Sync>);
+
+impl fmt::Debug for Egress {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Egress")
+    }
+}
 
 /// One revision of a function; it never changes.
 #[derive(Debug)]
@@ -26,6 +49,8 @@ pub struct FunctionSpec {
     pub limits: Limits,
     /// Bytes of private `/tmp`; 0 for none.
     pub scratch: u64,
+    /// Its way out; without one its network is empty.
+    pub egress: Option<Egress>,
     /// Sandboxes kept even when idle.
     pub min: usize,
     /// Sandboxes at most.

@@ -42,6 +42,7 @@ pub struct Setup {
     variables: Vec<(String, String)>,
     arguments: Vec<String>,
     unprivileged: bool,
+    hosts: Vec<String>,
     /// The only function, of `baton run`.
     alone: Option<String>,
 }
@@ -126,6 +127,13 @@ impl Setup {
         self
     }
 
+    /// Adds a line to what Baton finds in `/etc/hosts`, such as `127.0.0.1 inside.test`.
+    #[must_use]
+    pub fn hosts(mut self, line: &str) -> Self {
+        self.hosts.push(line.to_owned());
+        self
+    }
+
     /// Adds a function at `/NAME/*`, without an artifact yet.
     #[must_use]
     pub fn function(mut self, name: &str, policy: &str) -> Self {
@@ -203,6 +211,13 @@ impl Setup {
         let cache = target_dir().join("tests-cache");
         let mut text = self.manifest(&cache);
         let mut command = Command::new(program());
+        if !self.hosts.is_empty() {
+            // A mount namespace of its own, whose pid `exec` keeps.
+            let hosts = place.path().join("hosts");
+            fs::write(&hosts, self.hosts.join("\n") + "\n").expect("a writable directory");
+            command = Command::new("unshare");
+            command.args(["--mount", "sh", "-c", HOSTS, path(&hosts), path(&program())]);
+        }
         if self.unprivileged {
             let functions = place.hand_over();
             text = self.manifest(&place.path().join("cache"));
@@ -229,6 +244,9 @@ impl Setup {
         command
     }
 }
+
+/// Runs a command that has another `/etc/hosts`.
+const HOSTS: &str = r#"mount --bind "$0" /etc/hosts && exec "$@""#;
 
 /// A user who owns nothing, by number.
 const NOBODY: &str = "65533";

@@ -5,6 +5,7 @@ pub mod client;
 pub mod collector;
 pub mod footprint;
 pub mod functions;
+pub mod origin;
 pub mod programs;
 
 use std::time::{Duration, Instant};

@@ -482,24 +482,24 @@ async fn start(setup: Setup) -> Baton {
     tokio::task::spawn_blocking(move || setup.start()).await.unwrap()
 }
 
-/// The answers of both builds of a function that may reach the store; `body` makes the request of
+/// The answers of both tiers of a function that may reach the store; `body` makes the request of
 /// the build of that name.
 async fn ask_both(
     function: &str,
     store: &Store,
     body: impl Fn(&str) -> String,
 ) -> [Response<Bytes>; 2] {
-    let native = native(function);
-    let setup = Setup::new()
-        .wasm(function)
-        .with(&format!("egress.allow = [\"{}\"]", store.address))
-        .with(r#"limits.memory = "256MiB""#);
-    let baton = start(setup).await;
-    let path = format!("/{function}");
-    let to_component = Case { path: Cow::Owned(path), ..post(body("component"), 200) };
+    let asked = async |setup: Setup, build: &str| {
+        let setup = setup
+            .with(&format!("egress.allow = [\"{}\"]", store.address))
+            .with(r#"limits.memory = "256MiB""#);
+        let baton = start(setup).await;
+        let case = Case { path: Cow::Owned(format!("/{function}")), ..post(body(build), 200) };
+        ask(&Address::Tcp(baton.address), &case).await
+    };
     [
-        ask(&native.address, &post(body("native"), 200)).await,
-        ask(&Address::Tcp(baton.address), &to_component).await,
+        asked(Setup::new().native(function), "native").await,
+        asked(Setup::new().wasm(function), "component").await,
     ]
 }
 
@@ -578,13 +578,23 @@ async fn measured_answer_has_its_runtime_and_times() {
 }
 
 #[tokio::test]
-async fn lines_are_written_to_the_scratch_of_a_sandbox_and_read_back() {
-    let baton = start(Setup::new().native("diskio").with(r#"limits.scratch = "32MiB""#)).await;
-    let case = Case { path: Cow::Borrowed("/diskio"), ..post("", 200) };
-    let answer = ask(&Address::Tcp(baton.address), &case).await;
-    assert_eq!(answer.status(), 200);
-    assert!(answer.body().starts_with(br#"{"lines":100000,"bytes":1600000,"#));
-    assert_eq!(answer.body(), ask(&native("diskio").address, &post("", 200)).await.body());
+async fn lines_are_written_to_the_scratch_of_either_tier_and_read_back() {
+    let asked = async |setup: Setup, body: &'static str| {
+        let baton = start(setup.with(r#"limits.scratch = "4MiB""#)).await;
+        let case = Case { path: Cow::Borrowed("/diskio"), ..post(body, 200) };
+        ask(&Address::Tcp(baton.address), &case).await
+    };
+    let asked = async |body| {
+        [
+            asked(Setup::new().native("diskio"), body).await,
+            asked(Setup::new().wasm("diskio"), body).await,
+        ]
+    };
+    let answers = asked("").await;
+    assert!(answers[0].body().starts_with(br#"{"lines":100000,"bytes":1600000,"#));
+    assert_answered_alike(answers, 200);
+    let full = asked(r#"{"lines": 1000000, "width": 8}"#).await;
+    assert_eq!(full.map(|answer| answer.status()), [StatusCode::INSUFFICIENT_STORAGE; 2]);
 }
 
 #[tokio::test]

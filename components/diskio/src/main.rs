@@ -54,8 +54,11 @@ async fn answer(Json(input): Json<Input>) -> Result<Json<Output>, Problem> {
         Problem::new(StatusCode::NOT_IMPLEMENTED, detail)
     })?;
     write_and_read(&scratch.file, &input).map(Json).map_err(|error| {
+        // The standard library has no name for WASI's `nospc` everywhere.
+        let unnamed = cfg!(target_family = "wasm") && error.raw_os_error() == Some(51);
         let status = match error.kind() {
             ErrorKind::StorageFull => StatusCode::INSUFFICIENT_STORAGE,
+            _ if unnamed => StatusCode::INSUFFICIENT_STORAGE,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Problem::new(status, format!("the file in /tmp cannot be used: {error}"))

@@ -8,6 +8,7 @@ mod bindings {
 }
 
 use bindings::exports::wasi::http::incoming_handler::Guest;
+use bindings::wasi::config::store;
 use bindings::wasi::http::types::{
     ErrorCode, Fields, IncomingBody, IncomingRequest, OutgoingBody, OutgoingResponse,
     ResponseOutparam,
@@ -32,6 +33,13 @@ impl Guest for Misbehaving {
                 let count = COUNT.fetch_add(1, Ordering::Relaxed) + 1;
                 respond(out, &format!("{count}\n"));
             }
+            "/config" => {
+                let all = store::get_all().expect("what the manifest says");
+                let lines = all.into_iter().map(|(name, value)| format!("{name}={value}\n"));
+                respond(out, &lines.collect::<String>());
+            }
+            "/files" => respond(out, &crate::files()),
+            "/fill" => respond(out, &crate::fill()),
             "/hold" => {
                 read_to_the_end(request);
                 respond(out, "held\n");

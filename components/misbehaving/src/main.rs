@@ -8,6 +8,9 @@
 //! | `/headers` | answers the request line and headers that it sees | the same |
 //! | `/count` | answers how many requests this instance has counted | – |
 //! | `/hold` | answers `held` once the request's body has ended | the same |
+//! | `/config` | answers what `wasi:config` says | – |
+//! | `/files` | answers the names in `/tmp`, and leaves a file and a directory there | the same |
+//! | `/fill` | writes to `/tmp` until it is refused, answers how much that was, and why | the same |
 //! | `/sleep` | answers after an hour | the same |
 //! | `/loop` | computes for ever | the same |
 //! | `/allocate` | allocates memory for ever | the same |
@@ -20,6 +23,7 @@
 //! | `/error` | answers with an error code | – |
 //! | `/large-headers` | makes a header map of a megabyte, unwrapping | – |
 //! | `/invalid-header` | sets a header that HTTP forbids, unwrapping | answers one |
+//! | `/tcp/ADDRESS` | – | sends the request's body to that address, answers what comes back |
 //! | `/garbage` | – | answers what is not HTTP |
 //!
 //! The native build also looks at `MISBEHAVE` when it starts: `exit` ends it at once, `deaf` lets
@@ -46,6 +50,33 @@ fn compute_for_ever() -> ! {
     loop {
         x = std::hint::black_box(x.wrapping_mul(31).wrapping_add(7));
     }
+}
+
+fn files() -> String {
+    use std::fs;
+    let listed = fs::read_dir("/tmp").and_then(|entries| {
+        let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+        names.collect::<std::io::Result<Vec<_>>>()
+    });
+    let left = fs::create_dir_all("/tmp/directory/inside")
+        .and_then(|()| fs::write("/tmp/directory/inside/file", "left"))
+        .and_then(|()| fs::read_to_string("/tmp/directory/inside/file"));
+    format!("{:?} {:?}\n", listed.map_err(|error| error.kind()), left.map_err(|error| error.kind()))
+}
+
+fn fill() -> String {
+    use std::io::{self, Write};
+    let mut written = 0;
+    let chunk = [1; 4096];
+    let mut fill = || -> io::Result<()> {
+        let mut file = std::fs::File::create("/tmp/fill")?;
+        loop {
+            file.write_all(&chunk)?;
+            written += chunk.len();
+        }
+    };
+    let refused = fill().map_err(|error| error.kind());
+    format!("{written} {refused:?}\n")
 }
 
 fn allocate_for_ever() -> ! {

@@ -2,9 +2,11 @@
 //!
 //! Every connection carries one exchange and has a thread of its own. SIGTERM ends the process.
 
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread;
+use std::time::Duration;
 
 use listenfd::ListenFd;
 use nix::sys::signal::{SigSet, Signal};
@@ -45,6 +47,8 @@ fn exchange(mut stream: UnixStream) -> io::Result<()> {
             read_body(&mut reader, &head)?;
             respond(&mut stream, "held\n")
         }
+        "/files" => respond(&mut stream, &crate::files()),
+        "/fill" => respond(&mut stream, &crate::fill()),
         "/sleep" => {
             thread::sleep(crate::HOUR);
             Ok(())
@@ -60,9 +64,38 @@ fn exchange(mut stream: UnixStream) -> io::Result<()> {
         "/drip" => drip(&mut stream),
         "/silent" => Ok(()),
         "/invalid-header" => write!(stream, "{FINE}x y: z\r\ncontent-length: 0\r\n\r\n"),
+        _ if target.starts_with("/tcp/") => talk(&mut stream, &mut reader, &head),
         "/garbage" => write!(stream, "\0 this is not HTTP \0\r\n\r\n"),
         _ => respond(&mut stream, "fine\n"),
     }
+}
+
+/// Sends the request's body to an address, and answers with all that comes back, or the error.
+fn talk(stream: &mut UnixStream, reader: &mut impl Read, head: &str) -> io::Result<()> {
+    let address = head.split(' ').nth(1).and_then(|target| target.strip_prefix("/tcp/"));
+    let mut body = vec![0; announced(head).unwrap_or_default()];
+    reader.read_exact(&mut body)?;
+    let said = TcpStream::connect(address.unwrap_or_default()).and_then(|mut peer| {
+        peer.set_read_timeout(Some(SILENCE))?;
+        peer.write_all(&body)?;
+        let mut said = Vec::new();
+        match peer.read_to_end(&mut said) {
+            Err(error) if said.is_empty() => Err(error),
+            _ => Ok(String::from_utf8_lossy(&said).into_owned()),
+        }
+    });
+    respond(stream, &said.unwrap_or_else(|error| format!("error: {error}\n")))
+}
+
+/// How long a peer may be silent before its words are taken for all.
+const SILENCE: Duration = Duration::from_secs(20);
+
+/// The length of the body that a head announces.
+fn announced(head: &str) -> Option<usize> {
+    let mut lines = head.lines();
+    lines.find_map(|line| {
+        line.to_ascii_lowercase().strip_prefix("content-length:")?.trim().parse().ok()
+    })
 }
 
 #[expect(clippy::disallowed_methods, reason = "that a function ends midway is what is tested")]
@@ -87,11 +120,9 @@ fn rest(head: &str) -> String {
 
 /// Reads to the last chunk, or as much as was announced.
 fn read_body(reader: &mut impl BufRead, head: &str) -> io::Result<()> {
-    let length = head.lines().find_map(|line| {
-        line.to_ascii_lowercase().strip_prefix("content-length:")?.trim().parse::<u64>().ok()
-    });
-    if let Some(length) = length {
-        io::copy(&mut io::Read::take(reader, length), &mut io::sink())?;
+    if let Some(length) = announced(head) {
+        let length = u64::try_from(length).map_err(io::Error::other)?;
+        io::copy(&mut Read::take(reader, length), &mut io::sink())?;
         return Ok(());
     }
     if !head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
@@ -116,6 +147,6 @@ fn drip(stream: &mut UnixStream) -> io::Result<()> {
     write!(stream, "{FINE}transfer-encoding: chunked\r\n\r\n")?;
     loop {
         write!(stream, "5\r\ndrop\n\r\n")?;
-        thread::sleep(std::time::Duration::from_millis(1));
+        thread::sleep(Duration::from_millis(1));
     }
 }

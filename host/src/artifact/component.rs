@@ -81,7 +81,7 @@ impl InspectError {
                 "a component, or the option --allow-precompiled if you trust who compiled it"
             }
             Self::Imports { .. } => {
-                "imports of wasi:cli, clocks, filesystem, http, io, random and sockets only"
+                "imports of wasi:cli, clocks, config, filesystem, http, io, random and sockets only"
             }
             Self::Other(_) | Self::Damaged { .. } => "a WebAssembly component",
         }
@@ -96,6 +96,7 @@ fn list(names: &[String], none: &str) -> String {
 const PROVIDED: [&str; 7] = [
     "wasi:cli/",
     "wasi:clocks/",
+    "wasi:config/",
     "wasi:filesystem/",
     "wasi:http/",
     "wasi:io/",
@@ -245,7 +246,7 @@ pub(super) mod tests {
             (import "wasi:keyvalue/store@0.2.0" (instance))
             (instance $i)
             (export "wasi:http/incoming-handler@0.2.0" (instance $i)))"#;
-        insta::assert_snapshot!(said(&wat::parse_str(text).unwrap()), @"imports wasi:keyvalue/store@0.2.0, which Baton does not provide; expected imports of wasi:cli, clocks, filesystem, http, io, random and sockets only");
+        insta::assert_snapshot!(said(&wat::parse_str(text).unwrap()), @"imports wasi:keyvalue/store@0.2.0, which Baton does not provide; expected imports of wasi:cli, clocks, config, filesystem, http, io, random and sockets only");
     }
 
     #[test]

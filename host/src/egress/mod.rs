@@ -15,6 +15,7 @@ mod call;
 mod connector;
 mod dial;
 mod origin;
+pub mod proxy;
 
 use std::error::Error as _;
 use std::time::{Duration, SystemTime};
@@ -22,7 +23,7 @@ use std::time::{Duration, SystemTime};
 use baton_otel::SpanId;
 use baton_otel::context::{TRACEPARENT, TRACESTATE, TraceParent, new_span_id};
 use bytes::Bytes;
-use http::{Method, Request, Response, Version};
+use http::{HeaderMap, Method, Request, Response, Version};
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
 use hyper_util::client::legacy::connect::{HttpInfo, capture_connection};
@@ -100,6 +101,16 @@ pub enum SendError {
         /// What was allowed.
         limit: Duration,
     },
+    /// The head of the answer is longer than a function takes.
+    #[error("the answer of {origin} has a head of {size} bytes, at most {max} are taken")]
+    HeadTooLong {
+        /// Whose.
+        origin: Origin,
+        /// Its bytes.
+        size: usize,
+        /// The bound.
+        max: usize,
+    },
     /// The exchange broke off.
     #[error("the exchange with {origin} failed")]
     Exchange {
@@ -119,6 +130,7 @@ impl SendError {
             Self::NoOrigin { .. } => "bad-request",
             Self::Denied(denied) => denied_kind(denied),
             Self::ConnectTimeout { .. } | Self::FirstByteTimeout { .. } => "timeout",
+            Self::HeadTooLong { .. } => "headers-too-large",
             Self::Exchange { .. } => self.denied().map_or("connection", denied_kind),
         }
     }
@@ -148,6 +160,7 @@ fn denied_kind(denied: &Denied) -> &'static str {
 pub struct Egress {
     dialer: std::sync::Arc<Dialer>,
     client: Client<Connector, Body>,
+    head_max: usize,
     /// How long its calls took to their answers' heads.
     pub durations: crate::metrics::Histogram,
 }
@@ -172,7 +185,7 @@ impl Egress {
             .http1_max_buf_size(head_max)
             .http2_max_header_list_size(u32::try_from(head_max).unwrap_or(u32::MAX))
             .build(Connector::new(std::sync::Arc::clone(&dialer)));
-        Self { dialer, client, durations: crate::metrics::Histogram::default() }
+        Self { dialer, client, head_max, durations: crate::metrics::Histogram::default() }
     }
 
     /// A bare connection to an allowed origin.
@@ -254,13 +267,24 @@ impl Egress {
             tokio::time::sleep(timeouts.first_byte).await;
             SendError::FirstByteTimeout { origin: origin.clone(), limit: timeouts.first_byte }
         };
-        tokio::select! {
+        let answer = tokio::select! {
             biased;
             answer = self.client.request(request) => answer
-                .map_err(|source| SendError::Exchange { origin: origin.clone(), source }),
-            slow = too_slow => Err(slow),
+                .map_err(|source| SendError::Exchange { origin: origin.clone(), source })?,
+            slow = too_slow => return Err(slow),
+        };
+        // hyper's own bound is on its buffer, which may have grown past it.
+        let size = head_size(answer.headers());
+        if size > self.head_max {
+            let (origin, max) = (origin.clone(), self.head_max);
+            return Err(SendError::HeadTooLong { origin, size, max });
         }
+        Ok(answer)
     }
+}
+
+fn head_size(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
 }
 
 /// A call that is told of however it ends, also when whoever waited for it has gone.

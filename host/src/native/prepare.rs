@@ -101,6 +101,7 @@ fn part(step: &str) -> &'static str {
         "create" => span::SANDBOX_CREATE_CREATE,
         "start" => span::SANDBOX_CREATE_START,
         "park" => span::SANDBOX_CREATE_PARK,
+        "listen for egress" => span::SANDBOX_CREATE_LISTEN,
         _ => span::SANDBOX_CREATE_OPEN_LIMITS,
     }
 }

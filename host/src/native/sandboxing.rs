@@ -22,6 +22,8 @@ use tokio_util::task::TaskTracker;
 
 use super::serving::Serving;
 use super::{Connection, Lease, cause, prepare};
+use crate::egress::Egress;
+use crate::egress::proxy::{self, Proxy};
 use crate::handover::{Handover, NativeBuild};
 use crate::host::Host;
 use crate::lines::Writer;
@@ -43,6 +45,19 @@ const DESCRIPTORS: u64 = 1024;
 /// From SIGTERM to SIGKILL for a sandbox that is no longer needed.
 const SANDBOX_GRACE: Duration = Duration::from_secs(5);
 
+/// The proxy of a sandbox, for every client that goes by the usual variables; nothing is to be
+/// reached without it, so nothing is excepted.
+const PROXY_VARIABLES: [(&str, &str); 6] = [
+    ("HTTP_PROXY", PROXY),
+    ("HTTPS_PROXY", PROXY),
+    ("NO_PROXY", ""),
+    ("http_proxy", PROXY),
+    ("https_proxy", PROXY),
+    ("no_proxy", ""),
+];
+const PROXY: &str = "http://127.0.0.1:3128";
+const _: () = assert!(baton_pool::spec::EGRESS_PORT == 3128);
+
 /// The pool of sandboxes of this host.
 pub struct Sandboxing {
     pool: Pool<Connection>,
@@ -50,6 +65,7 @@ pub struct Sandboxing {
     names: Arc<Names>,
     serving: Arc<Serving>,
     tasks: TaskTracker,
+    observer: Arc<Observer>,
 }
 
 type Names = RwLock<BTreeMap<FunctionId, Name>>;
@@ -113,13 +129,14 @@ impl Sandboxing {
         };
         let names = Arc::new(Names::default());
         let serving = Arc::new(Serving::default());
-        let (observer, known) = (Arc::clone(observer), Arc::clone(&names));
+        let (telling, known) = (Arc::clone(observer), Arc::clone(&names));
         let served = Arc::clone(&serving);
         let (pool, work) =
-            Pool::start(config, Arc::new(move |event| tell(&observer, &known, &served, event)));
+            Pool::start(config, Arc::new(move |event| tell(&telling, &known, &served, event)));
         tasks.spawn(work);
-        let (memory_limit, tasks) = (section.memory.0, tasks.clone());
-        Some(Arc::new(Self { pool, memory_limit, names, serving, tasks }))
+        let memory_limit = section.memory.0;
+        let (tasks, observer) = (tasks.clone(), Arc::clone(observer));
+        Some(Arc::new(Self { pool, memory_limit, names, serving, tasks, observer }))
     }
 
     /// Takes up work with a pool daemon.
@@ -136,7 +153,17 @@ impl Sandboxing {
         function: &Function,
         digest: &str,
         build: &NativeBuild,
+        egress: &Arc<Egress>,
     ) -> anyhow::Result<Native> {
+        let proxied = (!function.egress.allow.is_empty())
+            .then(|| Proxy::new(Arc::clone(egress), Arc::clone(&self.observer), &function.name));
+        let mut env = environment(function, build)?;
+        // What the manifest says of these variables wins.
+        let added = PROXY_VARIABLES.iter().filter(|_| proxied.is_some());
+        let added = added.filter(|(name, _)| !function.env.contains_key(*name));
+        for (name, value) in added {
+            env.push(CString::new(format!("{name}={value}"))?);
+        }
         let (limits, sandboxes) = (&function.limits, &function.sandboxes);
         let id = self.pool.add(FunctionSpec {
             name: function.name.as_str().into(),
@@ -148,7 +175,7 @@ impl Sandboxing {
                 manifest::Listen::Tcp(port) => Listen::Tcp(port),
             },
             argv: arguments(function, build)?,
-            env: environment(function, build)?,
+            env,
             limits: Limits {
                 memory: limits.memory.0,
                 cpu: limits.cpu,
@@ -156,6 +183,7 @@ impl Sandboxing {
                 descriptors: DESCRIPTORS,
             },
             scratch: limits.scratch.0,
+            egress: proxied.map(proxy::serving),
             min: sandboxes.min,
             max: sandboxes.max,
             concurrency: u32::try_from(sandboxes.concurrency)?,

@@ -27,16 +27,22 @@ pub struct OpenError {
     pub(super) source: io::Error,
 }
 
-/// Opens every artifact of the manifest; `roots` is the last number that a root got.
+/// Opens every artifact of the manifest, and makes the places of its functions' `/tmp`; `roots` is
+/// the last number that a root got.
 pub(super) fn open(
     manifest: &Manifest,
     components: &[Option<Component>],
     roots: &mut u32,
-) -> Result<Vec<Deployment>, OpenError> {
+) -> anyhow::Result<Vec<Deployment>> {
+    let owner = super::child::host_ids(&manifest.host.user).map_err(Misuse::User)?;
     let found = components.iter().map(Option::as_ref).chain(std::iter::repeat(None));
-    let functions = manifest.functions.iter().zip(found);
     let cache = &manifest.host.cache.dir;
-    functions.map(|(spec, found)| deployment(spec, found, cache, roots)).collect()
+    let deploy = |(spec, found)| {
+        let deployment = deployment(spec, found, cache, roots)?;
+        let scratch = super::scratch::places(spec, owner).map_err(Misuse::Scratch)?;
+        Ok(Deployment { scratch, ..deployment })
+    };
+    manifest.functions.iter().zip(found).map(deploy).collect()
 }
 
 fn deployment(
@@ -58,6 +64,7 @@ fn deployment(
         component,
         precompiled: found == Some(&Component::Precompiled),
         native,
+        scratch: Vec::new(),
     })
 }
 
@@ -148,10 +155,7 @@ pub fn open_cache(host: &manifest::Host) -> anyhow::Result<OwnedFd> {
     let opened = File::open(dir)?;
     let meta = opened.metadata()?;
     anyhow::ensure!(meta.is_dir(), "it is not a directory");
-    let (uid, gid) = match privileged {
-        true => super::child::ids(&host.user)?,
-        false => (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw()),
-    };
+    let (uid, gid) = super::child::host_ids(&host.user)?;
     if privileged && meta.uid() == 0 {
         chown(dir, Some(uid), Some(gid))?;
     }

@@ -131,6 +131,14 @@ fn set_all(descriptors: &[&OwnedFd], flag: FdFlag) -> nix::Result<()> {
 #[error("host.user: this machine has no user {0:?}")]
 pub struct UnknownUser(String);
 
+/// The ids that the host runs with: those of `user`, or our own where we may not choose.
+pub(super) fn host_ids(user: &manifest::User) -> Result<(u32, u32), UnknownUser> {
+    match nix::unistd::geteuid().is_root() {
+        true => ids(user),
+        false => Ok((nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw())),
+    }
+}
+
 /// The ids of a user; one given by number need not be known to the system.
 pub(super) fn ids(user: &manifest::User) -> Result<(u32, u32), UnknownUser> {
     match user {

@@ -22,6 +22,7 @@ mod listeners;
 mod natives;
 mod reload;
 mod run_dir;
+mod scratch;
 mod signals;
 mod watch;
 
@@ -72,6 +73,9 @@ pub enum Misuse {
     /// The certificate or its key cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// A component cannot have its `/tmp`.
+    #[error(transparent)]
+    Scratch(#[from] ScratchError),
     /// A listener cannot be had.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -80,6 +84,7 @@ pub enum Misuse {
 pub use child::{HOST_COMMAND, POOL_COMMAND, PoolArguments};
 pub use listeners::BindError;
 pub use run_dir::RunDir;
+pub use scratch::ScratchError;
 
 use crate::artifact::Component;
 use crate::handover::{self, Deployment, Outgoing, Sandboxes, TlsFiles};

@@ -205,6 +205,7 @@ fn linker(engine: &wasmtime::Engine, generation: Generation) -> wasmtime::Result
     // A component of 0.3 may still use what its language's standard library links of 0.2.
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+    wasmtime_wasi_config::add_to_linker(&mut linker, Guest::config)?;
     if generation == Generation::Third {
         wasmtime_wasi::p3::add_to_linker(&mut linker)?;
         wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;

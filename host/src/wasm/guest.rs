@@ -7,7 +7,8 @@ use baton_otel::SpanId;
 use tokio::sync::OwnedSemaphorePermit;
 use wasmtime::component::ResourceTable;
 use wasmtime::{ResourceLimiter, Store};
-use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi_config::{WasiConfig, WasiConfigVariables};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use super::engine::{Engine, TABLE_ELEMENTS};
@@ -16,6 +17,7 @@ use super::outgoing::Outgoing;
 use super::output::{Log, Output, Stream};
 use super::program::Settings;
 use crate::egress::Caller;
+use crate::scratch::Held;
 
 /// Host resources (streams, bodies, header maps, pollables) that a guest may hold at once.
 const HANDLES: usize = 10_000;
@@ -39,25 +41,39 @@ pub(super) struct Guest {
     table: ResourceTable,
     outgoing: Outgoing,
     log: Arc<Log>,
+    config: Arc<WasiConfigVariables>,
     pub(super) limit: Limit,
+    /// Its `/tmp`, which goes after all that may have files open in it.
+    _scratch: Option<Held>,
     /// Its slot in the engine's pool.
     _slot: OwnedSemaphorePermit,
 }
 
 impl Guest {
-    /// A store for an instance that has taken `slot` and works for nobody yet.
-    pub(super) fn store(
+    /// A store for an instance that has taken `slot` and works for nobody yet, once there is a place
+    /// for its `/tmp`, if it is to have one.
+    ///
+    /// # Errors
+    /// When the `/tmp` cannot be made.
+    pub(super) async fn store(
         engine: &Engine,
         settings: &Settings,
         slot: OwnedSemaphorePermit,
         progress: &Arc<Progress>,
-    ) -> Store<Self> {
+    ) -> wasmtime::Result<Store<Self>> {
         let log = Arc::new(Log::new(Arc::clone(&settings.sink)));
         let output = |stream| Output { stream, log: Arc::clone(&log) };
         let mut wasi = WasiCtxBuilder::new();
         wasi.stdout(output(Stream::Stdout)).stderr(output(Stream::Stderr));
         for (name, value) in settings.env.iter() {
             wasi.env(name, value);
+        }
+        let mut scratch = None;
+        if let Some(places) = &settings.scratch {
+            let held = scratch.insert(places.take().await?);
+            // It is memory: what is done there is over sooner than it could be given to others.
+            wasi.allow_blocking_current_thread(true);
+            wasi.preopened_dir(held.path(), "/tmp", FsPerms::ReadWrite)?;
         }
         let mut http = WasiHttpCtx::new();
         http.set_field_size_limit(settings.headers);
@@ -69,14 +85,21 @@ impl Guest {
             table,
             outgoing: Outgoing { egress: Arc::clone(&settings.egress), caller: None },
             log,
+            config: Arc::clone(&settings.config),
             limit: Limit::new(settings.memory, Arc::clone(progress)),
+            _scratch: scratch,
             _slot: slot,
         };
         let mut store = Store::new(engine.wasmtime(), guest);
         store.limiter(|guest| &mut guest.limit);
         store.epoch_deadline_async_yield_and_update(1);
         refresh(&mut store);
-        store
+        Ok(store)
+    }
+
+    /// What it may ask by `wasi:config`.
+    pub(super) fn config(&mut self) -> WasiConfig<'_> {
+        WasiConfig::new(&self.config)
     }
 
     /// From here on the guest works for `invocation`.

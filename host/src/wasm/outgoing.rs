@@ -108,6 +108,9 @@ fn code(error: &SendError) -> Error {
         SendError::NoOrigin { .. } => Error::HttpRequestUriInvalid,
         SendError::ConnectTimeout { .. } => Error::ConnectionTimeout,
         SendError::FirstByteTimeout { .. } => Error::ConnectionReadTimeout,
+        SendError::HeadTooLong { size, .. } => {
+            Error::HttpResponseHeaderSectionSize(u32::try_from(*size).ok())
+        }
         SendError::Denied(_) | SendError::Exchange { .. } => {
             error.denied().map_or_else(|| broken(error), denied)
         }

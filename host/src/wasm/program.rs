@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::Request;
 use http_body::Body;
 use wasmtime::component::Component;
+use wasmtime_wasi_config::WasiConfigVariables;
 use wasmtime_wasi_http::Error;
 use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
 
@@ -20,6 +21,7 @@ use super::shared::{Reuse, Shared};
 use super::third::{Third, absolute};
 use crate::egress::Egress;
 use crate::manifest::Instances;
+use crate::scratch::Scratch;
 
 /// Where a component's machine code came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +61,10 @@ pub struct Settings {
     pub headers: usize,
     /// Environment variables.
     pub env: Arc<[(String, String)]>,
+    /// The same as `wasi:config` has them.
+    pub config: Arc<WasiConfigVariables>,
+    /// Places for its `/tmp`; without one nothing is preopened.
+    pub scratch: Option<Arc<Scratch>>,
     /// What the guest may connect to.
     pub egress: Arc<Egress>,
     /// Where its output goes.

@@ -87,7 +87,7 @@ impl Second {
             return Ok(instance);
         }
         let slot = self.engine.slot().await?;
-        let mut store = Guest::store(&self.engine, &self.settings, slot, progress);
+        let mut store = Guest::store(&self.engine, &self.settings, slot, progress).await?;
         let proxy = self.pre.instantiate_async(&mut store).await?;
         Ok(Instance { store, proxy, served: 0 })
     }

@@ -176,7 +176,7 @@ impl HandlerState for Workers {
         let running = self.engine.running();
         let slot = self.engine.slot().await?;
         let progress = Arc::new(Progress::new(self.settings.memory));
-        let mut store = Guest::store(&self.engine, &self.settings, slot, &progress);
+        let mut store = Guest::store(&self.engine, &self.settings, slot, &progress).await?;
         let ride = Arc::new(Ride::default());
         bound_cpu(&mut store, &ride, self.settings.cpu_time);
         let service = self.pre.instantiate_async(&mut store).await?;

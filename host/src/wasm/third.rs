@@ -53,7 +53,7 @@ impl Third {
         Box::pin(async move {
             let _running = this.engine.running();
             let slot = this.engine.slot().await?;
-            let mut store = Guest::store(&this.engine, &this.settings, slot, &progress);
+            let mut store = Guest::store(&this.engine, &this.settings, slot, &progress).await?;
             store.data_mut().work_for(invocation);
             let service = this.pre.instantiate_async(&mut store).await?;
             let _ = progress.instantiated.set(Instant::now());

@@ -351,6 +351,11 @@ impl Daemon {
                 Err(error @ NetworkError::Inside(_)) => self.answer(id, Err(chain(&error)), &[]),
                 Err(error @ NetworkError::Stranded(_)) => Err(io::Error::other(error)),
             },
+            Question::Listener { port } => match network::listener(*init, *port) {
+                Ok(listener) => self.answer(id, Ok(()), &[listener]),
+                Err(error @ NetworkError::Inside(_)) => self.answer(id, Err(chain(&error)), &[]),
+                Err(error @ NetworkError::Stranded(_)) => Err(io::Error::other(error)),
+            },
             Question::Socket => {
                 let path = socket.as_deref().ok_or_else(|| io::ErrorKind::Unsupported.into());
                 match path.and_then(|path| root::socket(*init, path)) {

@@ -168,6 +168,7 @@ fn spec(executable: &Path, argv: &[&std::ffi::CStr]) -> FunctionSpec {
         env: Vec::new(),
         limits: Limits { ..LIMITS },
         scratch: 0,
+        egress: None,
         min: 0,
         max: 2,
         concurrency: 1,
