@@ -80,6 +80,8 @@ fn load(engine: &Arc<Engine>, handle: &str, instances: Instances) -> Result<Prog
         instances,
         headers: 8 << 10,
         env: Arc::default(),
+        config: Arc::default(),
+        scratch: None,
         egress: Egress::new(egress, 8 << 10, system_resolver(), &tasks).into(),
         sink: Arc::new(|_| {}),
     };
