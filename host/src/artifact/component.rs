@@ -93,7 +93,7 @@ fn list(names: &[String], none: &str) -> String {
 }
 
 /// Packages that every component may import; sockets are linked and refuse every use.
-const PROVIDED: [&str; 7] = [
+const PROVIDED: [&str; 8] = [
     "wasi:cli/",
     "wasi:clocks/",
     "wasi:config/",
