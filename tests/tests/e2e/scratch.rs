@@ -93,7 +93,7 @@ fn what_a_guest_prints_names_its_function_trace_and_invocation() {
     request.headers_mut().insert("traceparent", parent.parse().unwrap());
     assert_problem(&baton.ask(request), "trapped", 500);
     let trace = baton.administration(&format!("/v1/traces/{trace_id}"));
-    let invocation = &trace["root"]["attributes"]["faas.invocation_id"];
+    let invocation = &trace["traces"][0]["root"]["attributes"]["faas.invocation_id"];
     let invocation = invocation.as_str().unwrap_or_else(|| panic!("{trace}")).to_owned();
     assert!(baton.stop().success());
     let log = baton.log();
