@@ -64,6 +64,7 @@ fn router(host: Arc<Host>) -> Router {
         .route("/metrics", get(metrics))
         .route("/v1/functions", get(functions))
         .route("/v1/functions/{name}", get(function))
+        .route("/v1/functions/{name}/explain", get(explain))
         .route("/v1/sandboxes", get(sandboxes))
         .route("/v1/traces", get(traces))
         .route("/v1/traces/{id}", get(trace))
@@ -118,11 +119,21 @@ async fn functions(State(host): State<Arc<Host>>) -> Json<Value> {
     }))
 }
 
+async fn explain(State(host): State<Arc<Host>>, Path(name): Path<String>) -> Response {
+    match find(&host, &name) {
+        Some(function) => Json(crate::explain::document(&function)).into_response(),
+        None => problem(StatusCode::NOT_FOUND, "no such function"),
+    }
+}
+
+fn find(host: &Host, name: &str) -> Option<Arc<Function>> {
+    host.functions.load().list().iter().find(|function| function.name() == name).cloned()
+}
+
 async fn function(State(host): State<Arc<Host>>, Path(name): Path<String>) -> Response {
-    let functions = host.functions.load();
-    match functions.list().iter().find(|function| function.name() == name) {
+    match find(&host, &name) {
         Some(function) => {
-            let mut described = describe(function);
+            let mut described = describe(&function);
             let used = function.native.as_ref().map(|native| native.consumption());
             described["usage"] = used.as_ref().map(native::describe_consumption).into();
             Json(described).into_response()
@@ -151,6 +162,7 @@ fn describe(function: &Function) -> Value {
         "digest": &*function.digest,
         "component": component,
         "requests": requests,
+        "service_times": crate::explain::service_times(function),
         "in_flight": function.gate.in_flight(),
         "waiting": function.gate.waiting(),
         "sandboxes": function.native.as_ref().map(|native| native.statistics()),

@@ -28,6 +28,8 @@ pub enum Command {
     Check(CheckArguments),
     /// Compile a component ahead of time
     Compile(CompileArguments),
+    /// Say where a running Baton sends a function's requests, and why
+    Explain(ExplainArguments),
     /// Say what this machine offers, and what Baton does without the rest
     Doctor,
     /// The host process (started by the supervisor)
@@ -162,6 +164,19 @@ pub struct CompileArguments {
     /// The directory of compiled components
     #[arg(long, requires = "cache", default_value = "/var/cache/baton")]
     pub cache_dir: PathBuf,
+}
+
+/// `baton explain`.
+#[derive(Debug, Args)]
+pub struct ExplainArguments {
+    /// The function's name
+    pub function: String,
+    /// Where the running Baton serves administration: IP:PORT or unix:PATH
+    #[arg(long, default_value = "127.0.0.1:8081")]
+    pub admin: Listener,
+    /// Show the whole document
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// The host process.

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
@@ -11,6 +11,8 @@ use crate::gate::{Bounds, Gate};
 use crate::manifest;
 use crate::metrics::Histogram;
 use crate::tier::Tier;
+use crate::tier::adaptive::Outlook;
+use crate::tier::chooser::{Bounds as Sandboxes, Chooser};
 use crate::wasm::{LoadError, Program, Source};
 
 /// A function that is served.
@@ -29,6 +31,8 @@ pub struct Function {
     pub native: Option<crate::native::Native>,
     /// Its way out, in both tiers.
     pub egress: Arc<Egress>,
+    /// What is known of its tiers.
+    pub chooser: Arc<Chooser>,
     /// What it has answered.
     pub counts: Counts,
 }
@@ -43,7 +47,12 @@ impl Function {
         egress: Arc<Egress>,
     ) -> Self {
         let limits = spec.limits;
+        let chooser = match &native {
+            Some(native) => Arc::clone(native.chooser()),
+            None => Arc::new(Chooser::new(NO_SANDBOXES, Instant::now())),
+        };
         Self {
+            chooser,
             route: spec.route.to_string(),
             digest,
             gate: Gate::new(Bounds {
@@ -60,12 +69,31 @@ impl Function {
         }
     }
 
+    /// What there is for one more request now.
+    #[must_use]
+    pub fn outlook(&self) -> Outlook {
+        let native = self.native.as_ref().map(crate::native::Native::outlook);
+        let baton_pool::schedule::Outlook { warm, parked, busy, starting, waiting, sandboxes } =
+            native.unwrap_or_default();
+        Outlook { warm, parked, busy, starting, waiting, sandboxes, wasm: self.has_wasm() }
+    }
+
+    /// Whether the component can answer now.
+    #[must_use]
+    pub fn has_wasm(&self) -> bool {
+        self.component.as_ref().is_some_and(|component| matches!(component.get(), Some(Ok(_))))
+    }
+
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.spec.name
     }
 }
+
+/// Where there is no native tier.
+const NO_SANDBOXES: Sandboxes =
+    Sandboxes { concurrency: 1, max: 0, idle_timeout: Duration::from_secs(60) };
 
 /// A component on its way into memory.
 #[derive(Default)]

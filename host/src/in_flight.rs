@@ -54,6 +54,8 @@ impl InFlight {
     /// Its answer's head is on the way; the body is to have `promised` bytes, if the head says.
     pub fn answering(&mut self, status: StatusCode, promised: Option<u64>) {
         self.record.status = status;
+        let waited = self.intake.as_ref().map(Intake::waited).unwrap_or_default();
+        self.record.answered(Instant::now(), waited);
         self.progress = Progress::Answering { promised };
     }
 

@@ -9,7 +9,7 @@ use baton::cli::{Cli, Command, HostArguments};
 use baton::handover::Handover;
 use baton::manifest::{Faults, Manifest};
 use baton::supervisor::{self, PoolArguments};
-use baton::{compile, doctor, host, supported};
+use baton::{compile, doctor, explain, host, supported};
 use clap::Parser as _;
 use nix::sys::signal::SigSet;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
@@ -60,6 +60,14 @@ fn run(command: Command) -> anyhow::Result<()> {
         }
         Command::Compile(arguments) => {
             answer(&compile::compile(&arguments)?);
+            Ok(())
+        }
+        Command::Explain(arguments) => {
+            let document = explain::ask(&arguments.admin, &arguments.function)?;
+            match arguments.json {
+                true => answer(&serde_json::to_string_pretty(&document)?),
+                false => answer(explain::render(&document).trim_end()),
+            }
             Ok(())
         }
         Command::Doctor => {

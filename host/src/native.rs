@@ -16,6 +16,7 @@ mod sandboxing;
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use baton_pool::reason::Reason as Ending;
 use bytes::Bytes;
@@ -24,6 +25,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use crate::function::Function;
@@ -33,6 +35,7 @@ use crate::problem::{Kind, Problem};
 use crate::record::{Record, Served};
 use crate::request_body::{Intake, RequestBody};
 use crate::service::strip_hop_by_hop;
+use crate::tier::adaptive::{Outlook, Place};
 use crate::tier::{Reason, Tier};
 pub use sandboxing::{Native, Sandboxing, describe_consumption, quarantined, sandboxes};
 
@@ -69,7 +72,7 @@ pub async fn attempt(
                 Err(problem) => return Attempt::Failed(problem),
             }
         }
-        (Policy::Hybrid | Policy::Adaptive, Some(native)) => match native.try_lease() {
+        (Policy::Hybrid, Some(native)) => match native.try_lease() {
             Some(lease) => {
                 record.enter(Phase::Lease);
                 (Reason::Warm, lease)
@@ -78,6 +81,10 @@ pub async fn attempt(
                 native.prepare(function.gate.in_flight(), &record.context);
                 return Attempt::Declined(request, Reason::NoWarmSandbox);
             }
+        },
+        (Policy::Adaptive, Some(native)) => match adaptive(function, native, record).await {
+            Ok(chosen) => chosen,
+            Err(reason) => return Attempt::Declined(request, reason),
         },
     };
     record.tier = Some((Tier::Native, reason));
@@ -90,6 +97,44 @@ pub async fn attempt(
     }
     record.served = Some(Served { container: lease.id().to_string(), pid: lease.pid() });
     forward(function, record, intake, lease, request).await
+}
+
+/// Goes where the request is expected to be finished earliest: a sandbox and why, or why not.
+async fn adaptive(
+    function: &Function,
+    native: &Native,
+    record: &mut Record,
+) -> Result<(Reason, Lease), Reason> {
+    let lease = native.try_lease();
+    let outlook = match &lease {
+        Some(_) => Outlook { warm: true, wasm: function.has_wasm(), ..Outlook::default() },
+        None => function.outlook(),
+    };
+    let plan = function.chooser.plan(Instant::now(), record.in_flight, outlook);
+    record.expected = plan.expected;
+    if let Some(wanted) = plan.prepare {
+        native.prepare(wanted, &record.context);
+    }
+    match (plan.place, lease) {
+        (Place::Wasm, lease) => {
+            // It was not used, so it is as good as before.
+            lease.into_iter().for_each(Lease::release);
+            Err(plan.reason)
+        }
+        (_, Some(lease)) => {
+            record.enter(Phase::Lease);
+            Ok((plan.reason, lease))
+        }
+        (_, None) => {
+            record.enter(Phase::Lease);
+            let leased = native.lease(&record.context);
+            let leased = match plan.patience {
+                Some(patience) => timeout(patience, leased).await.map_err(|_| Reason::Late)?,
+                None => leased.await,
+            };
+            leased.map(|lease| (plan.reason, lease)).map_err(|_| Reason::SandboxGone)
+        }
+    }
 }
 
 async fn forward(

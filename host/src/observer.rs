@@ -29,6 +29,9 @@ impl Observer {
             let duration = end - record.phases.began();
             let failed = outcome != Outcome::ClientGone && record.error_type(outcome).is_some();
             function.counts.add(tier, duration, failed, record.cold);
+            if let Some(decision) = record.decision(end, outcome) {
+                function.chooser.ended(end, decision);
+            }
         }
         self.access.write(record, end, outcome);
         if record.context.sampled {

@@ -14,6 +14,8 @@ use crate::egress::{Caller, Calls};
 use crate::function::Function;
 use crate::phases::{Interval, Phase, Phases};
 use crate::problem;
+use crate::stopwatch::Stopwatch;
+use crate::tier::chooser::Decision;
 use crate::tier::{Reason, Tier};
 
 /// How a request came in.
@@ -101,6 +103,12 @@ pub struct Record {
     pub guest_cpu: Duration,
     /// What it asked of others.
     pub calls: Calls,
+    /// Requests in flight in the function when it was let in, itself included.
+    pub in_flight: usize,
+    /// How long it was expected to take, where that was asked.
+    pub expected: Option<Duration>,
+    /// How long its tier has worked on it.
+    pub work: Stopwatch,
 }
 
 impl Record {
@@ -131,6 +139,9 @@ impl Record {
             sent: 0,
             guest_cpu: Duration::ZERO,
             calls: Calls::default(),
+            in_flight: 0,
+            expected: None,
+            work: Stopwatch::default(),
         }
     }
 
@@ -181,6 +192,54 @@ impl Record {
                 Some(self.status.as_str().to_owned().into())
             }
             _ => None,
+        }
+    }
+
+    /// What the choice of the next request's tier learns from this one, which ended at `end`.
+    #[must_use]
+    pub fn decision(&self, end: Instant, outcome: Outcome) -> Option<Decision> {
+        let (tier, reason) = self.tier?;
+        let fine = outcome == Outcome::Complete
+            && self.problem.is_none()
+            && self.fell_back.is_none()
+            && !self.cold
+            && !self.status.is_server_error();
+        let mut queued = Duration::ZERO;
+        let mut forward = None;
+        for interval in self.phases.intervals(end) {
+            match interval.phase {
+                Phase::Admit => queued = interval.duration(),
+                Phase::Lease | Phase::Connect if fine => {
+                    *forward.get_or_insert_default() += interval.duration();
+                }
+                _ => {}
+            }
+        }
+        Some(Decision {
+            at: self.phases.wall(end),
+            tier,
+            reason,
+            in_flight: self.in_flight,
+            expected: self.expected,
+            took: self.work.read().filter(|_| fine),
+            queued,
+            forward,
+            trace_id: self.context.trace_id.to_string(),
+        })
+    }
+
+    /// When its tier began to work on it.
+    fn work_began(&self, now: Instant) -> Option<Instant> {
+        let works = |interval: &Interval| {
+            matches!(interval.phase, Phase::Connect | Phase::Forward | Phase::Instantiate)
+        };
+        self.phases.intervals(now).find(works).map(|interval| interval.start)
+    }
+
+    /// The head of its answer is there, after its body made its tier wait for so long.
+    pub fn answered(&mut self, now: Instant, waited: Duration) {
+        if let Some(began) = self.work_began(now) {
+            self.work.head(now.saturating_duration_since(began).saturating_sub(waited));
         }
     }
 

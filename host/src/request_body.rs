@@ -7,6 +7,7 @@
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -47,6 +48,9 @@ struct State {
     limit: u64,
     read: u64,
     fault: Option<BodyFault>,
+    /// How long its reader waited for the client, and since when it does.
+    waited: Duration,
+    waits: Option<Instant>,
     /// What was read, as long as all of it is kept.
     kept: Option<Vec<Bytes>>,
 }
@@ -56,13 +60,20 @@ impl Intake {
     #[must_use]
     pub fn new(body: Incoming, limit: u64) -> Self {
         let kept = Some(Vec::new());
-        Self(Arc::new(Mutex::new(State { body, limit, read: 0, fault: None, kept })))
+        let (fault, waited, waits) = (None, Duration::ZERO, None);
+        Self(Arc::new(Mutex::new(State { body, limit, read: 0, fault, waited, waits, kept })))
     }
 
     /// Bytes read so far.
     #[must_use]
     pub fn read(&self) -> u64 {
         self.lock().read
+    }
+
+    /// How long a tier waited for the client to send it.
+    #[must_use]
+    pub fn waited(&self) -> Duration {
+        self.lock().waited
     }
 
     /// Why it ended early, if it did.
@@ -87,7 +98,13 @@ impl State {
         if let Some(fault) = self.fault {
             return Poll::Ready(Some(Err(fault)));
         }
-        let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(cx)) else {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if polled.is_pending() {
+            self.waits.get_or_insert_with(Instant::now);
+        } else if let Some(since) = self.waits.take() {
+            self.waited += since.elapsed();
+        }
+        let Some(frame) = ready!(polled) else {
             return Poll::Ready(None);
         };
         let checked = frame.map_err(|_| BodyFault::Broken).and_then(|frame| self.take(frame));

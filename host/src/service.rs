@@ -104,6 +104,7 @@ async fn answer(
     let limits = &function.spec.limits;
     check_length(&request, limits.request_body.0)?;
     in_flight.place = Some(enter(&function).await?);
+    in_flight.record.in_flight = function.gate.in_flight();
     let deadline = Instant::now() + limits.timeout;
     in_flight.deadline = Some(deadline);
     let (head, body) = request.into_parts();

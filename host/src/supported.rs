@@ -1,7 +1,7 @@
 //! What the manifest can say and this version cannot do yet. It is refused rather than ignored: a
 //! limit or a guard that is written down and not kept would be worse than none.
 
-use crate::manifest::{Fault, Function, Manifest, Misfit, NativeSource, Policy};
+use crate::manifest::{Fault, Function, Manifest, Misfit, NativeSource};
 
 /// Every key of `manifest` that asks for what this version cannot do.
 #[must_use]
@@ -19,14 +19,10 @@ pub fn check(manifest: &Manifest) -> Vec<Fault> {
 type Row = (&'static str, &'static str, &'static str);
 
 fn unsupported(function: &Function) -> impl Iterator<Item = Row> {
-    let rows: [(bool, Row); 5] = [
+    let rows: [(bool, Row); 4] = [
         (
             matches!(function.native, Some(NativeSource::Image(_))),
             ("native", "an image", "a static executable or a rootfs"),
-        ),
-        (
-            function.policy == Policy::Adaptive,
-            ("policy", "\"adaptive\"", "\"wasm\", \"native\" or \"hybrid\""),
         ),
         (
             function.verify.sample > 0.0,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CString, NulError};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use baton_otel::RequestContext;
 use baton_otel::names::span;
@@ -12,7 +12,7 @@ use baton_pool::activation::{Limits, Program};
 use baton_pool::client::{Pool, PoolConfig, PoolEvent};
 use baton_pool::meter::Consumption;
 use baton_pool::reason::LeaseError;
-use baton_pool::schedule::{Counts, FunctionId, KeepAlive, Quarantine, SandboxInfo};
+use baton_pool::schedule::{Counts, FunctionId, KeepAlive, Outlook, Quarantine, SandboxInfo};
 use baton_pool::spec::{FunctionSpec, Listen};
 use serde_json::{Value, json};
 use tokio_util::task::TaskTracker;
@@ -23,6 +23,7 @@ use crate::host::Host;
 use crate::manifest::{self, Function};
 use crate::observer::Observer;
 use crate::problem::{Kind, Problem};
+use crate::tier::chooser::{self, Bounds, Chooser};
 
 /// Creations at once: as many as the daemon has workers, and one that waits at each.
 const CREATING_MAX: usize = 4;
@@ -51,12 +52,15 @@ struct Name {
     text: Arc<str>,
     /// Nobody sends it requests any more; it is named until its last sandbox is gone.
     retired: bool,
+    /// Learns how long its starts take.
+    chooser: Arc<Chooser>,
 }
 
 /// A function's revision in the pool; dropping it retires the revision's sandboxes.
 pub struct Native {
     id: FunctionId,
     sandboxing: Arc<Sandboxing>,
+    chooser: Arc<Chooser>,
 }
 
 impl Drop for Native {
@@ -144,8 +148,15 @@ impl Sandboxing {
             self.pool.sandboxes().into_iter().filter_map(|sandbox| sandbox.function).collect();
         let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
         names.retain(|id, name| !name.retired || in_use.contains(id));
-        names.insert(id, Name { text: function.name.as_str().into(), retired: false });
-        Ok(Native { id, sandboxing: Arc::clone(self) })
+        let bounds = Bounds {
+            concurrency: sandboxes.concurrency,
+            max: sandboxes.max,
+            idle_timeout: sandboxes.idle_timeout,
+        };
+        let chooser = Arc::new(Chooser::new(bounds, Instant::now()));
+        let (text, chooser_of) = (function.name.as_str().into(), Arc::clone(&chooser));
+        names.insert(id, Name { text, retired: false, chooser: chooser_of });
+        Ok(Native { id, sandboxing: Arc::clone(self), chooser })
     }
 
     /// Sandboxes by state, each with its label, and the bytes of the budget in use.
@@ -178,6 +189,18 @@ impl Native {
     /// A warm sandbox with room, if there is one.
     pub(super) fn try_lease(&self) -> Option<Lease> {
         self.sandboxing.pool.try_lease(self.id)
+    }
+
+    /// What there is for one more request.
+    #[must_use]
+    pub fn outlook(&self) -> Outlook {
+        self.sandboxing.pool.outlook(self.id)
+    }
+
+    /// What is known of the function's tiers.
+    #[must_use]
+    pub fn chooser(&self) -> &Arc<Chooser> {
+        &self.chooser
     }
 
     /// Has sandboxes prepared for the requests now in flight.
@@ -318,12 +341,31 @@ pub fn sandboxes(host: &Host) -> Value {
     sandboxes.into_iter().zip(used).map(describe).collect()
 }
 
+/// How long a start took: the activation until the function accepted, and the creation before it.
+fn measure(chooser: &Chooser, phases: &[baton_pool::lease::Phase]) {
+    let find = |name: &str| phases.iter().find(|phase| phase.name == name);
+    let since = |start: SystemTime, end: SystemTime| end.duration_since(start).ok();
+    if let (Some(activate), Some(ready)) = (find("activate"), find("ready"))
+        && let Some(took) = since(activate.start, ready.end)
+    {
+        chooser.started(chooser::Kind::Activation, took);
+    }
+    if let Some(create) = find("create")
+        && let Some(took) = since(create.start, create.end)
+    {
+        chooser.started(chooser::Kind::Creation, took);
+    }
+}
+
 /// What the pool has to say goes to the log and into traces.
 fn tell(observer: &Observer, names: &Names, event: PoolEvent) {
     let names = names.read().unwrap_or_else(PoisonError::into_inner);
     let name = |id: &FunctionId| names.get(id).map_or("?", |name| &*name.text);
     match event {
         PoolEvent::Prepared { function, sandbox, pid, cause, outcome, phases } => {
+            if let (Ok(()), Some(known)) = (&outcome, names.get(&function)) {
+                measure(&known.chooser, &phases);
+            }
             let function = name(&function);
             match &outcome {
                 Ok(()) => tracing::debug!(function, %sandbox, pid, "sandbox ready"),
