@@ -119,6 +119,9 @@ impl Body for Answer {
         match polled {
             Poll::Ready(Some(Ok(frame))) => {
                 let sent = frame.data_ref().map_or(0, Bytes::len);
+                if let (Some(sample), Some(data)) = (&mut this.in_flight.sample, frame.data_ref()) {
+                    sample.data(data);
+                }
                 this.in_flight.record.sent += sent as u64;
                 Poll::Ready(Some(Ok(frame)))
             }

@@ -13,6 +13,7 @@ use crate::manifest::Policy;
 use crate::tier::adaptive::{Measured, Outlook, Place};
 use crate::tier::chooser::{Decision, Explanation, Kind, Summary};
 use crate::tier::{Reason, Tier};
+use crate::verify::Guard;
 pub use ask::{AskError, ask};
 pub use render::render;
 
@@ -36,6 +37,7 @@ pub fn document(function: &Function) -> Value {
             "waiting": outlook.waiting,
             "all": function.native.as_ref().map(crate::native::Native::statistics),
         },
+        "demoted": function.guard.as_ref().is_some_and(Guard::is_demoted),
         "burst": explanation.burst,
         "reasons": explanation
             .counts
@@ -105,6 +107,9 @@ fn next(function: &Function, outlook: Outlook, explanation: &Explanation) -> Val
     };
     match (function.spec.policy, &function.native) {
         (Policy::Wasm, _) => plain(Tier::Wasm, Reason::Policy),
+        _ if function.guard.as_ref().is_some_and(Guard::is_demoted) => {
+            plain(Tier::Wasm, Reason::Diverged)
+        }
         (_, None) => plain(Tier::Wasm, Reason::NoSandboxes),
         (Policy::Native, _) => plain(Tier::Native, Reason::Policy),
         (Policy::Hybrid, _) if outlook.warm => plain(Tier::Native, Reason::Warm),

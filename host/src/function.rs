@@ -13,6 +13,7 @@ use crate::metrics::Histogram;
 use crate::tier::Tier;
 use crate::tier::adaptive::Outlook;
 use crate::tier::chooser::{Bounds as Sandboxes, Chooser};
+use crate::verify::Guard;
 use crate::wasm::{LoadError, Program, Source};
 
 /// A function that is served.
@@ -31,6 +32,8 @@ pub struct Function {
     pub native: Option<crate::native::Native>,
     /// Its way out, in both tiers.
     pub egress: Arc<Egress>,
+    /// Compares its builds, where the manifest asks for that.
+    pub guard: Option<Guard>,
     /// What is known of its tiers.
     pub chooser: Arc<Chooser>,
     /// What it has answered.
@@ -53,6 +56,7 @@ impl Function {
         };
         Self {
             chooser,
+            guard: guard(&spec, native.is_some()),
             route: spec.route.to_string(),
             digest,
             gate: Gate::new(Bounds {
@@ -89,6 +93,14 @@ impl Function {
     pub fn name(&self) -> &str {
         &self.spec.name
     }
+}
+
+/// Both builds must be there, and calls that must not be doubled must not be possible.
+fn guard(spec: &manifest::Function, native: bool) -> Option<Guard> {
+    let verify = &spec.verify;
+    let both = native && spec.component.is_some() && spec.policy.uses_wasm();
+    let connects = !spec.egress.allow.is_empty() && !verify.outbound;
+    (verify.sample > 0.0 && both && !connects).then(|| Guard::new(verify.clone()))
 }
 
 /// Where there is no native tier.

@@ -38,4 +38,5 @@ pub mod supervisor;
 pub mod supported;
 pub mod tier;
 pub mod tls;
+pub mod verify;
 pub mod wasm;

@@ -9,6 +9,7 @@ use baton::cli::{Cli, Command, HostArguments};
 use baton::handover::Handover;
 use baton::manifest::{Faults, Manifest};
 use baton::supervisor::{self, PoolArguments};
+use baton::verify::offline;
 use baton::{compile, doctor, explain, host, supported};
 use clap::Parser as _;
 use nix::sys::signal::SigSet;
@@ -68,6 +69,13 @@ fn run(command: Command) -> anyhow::Result<()> {
                 true => answer(&serde_json::to_string_pretty(&document)?),
                 false => answer(explain::render(&document).trim_end()),
             }
+            Ok(())
+        }
+        Command::Verify(arguments) => {
+            let program = std::env::current_exe()?;
+            let report = offline::verify(&program, &arguments.function()?, &arguments.requests)?;
+            answer(&report.text);
+            anyhow::ensure!(report.differed == 0, "the two builds answer differently");
             Ok(())
         }
         Command::Doctor => {

@@ -119,6 +119,22 @@ pub fn render(host: &Host) -> String {
         "Requests that no tier answered.",
         each(|f| f.counts.refused()),
     );
+    let guarded = || functions.list().iter().filter_map(|f| Some((f, f.guard.as_ref()?)));
+    page.series(
+        "baton_verify_total",
+        "counter",
+        "Requests that both tiers were to answer, by how the answers compared.",
+        guarded().flat_map(|(f, guard)| {
+            let row = |(outcome, count)| (format!("{},outcome=\"{outcome}\"", label(f)), count);
+            guard.counts().map(row)
+        }),
+    );
+    page.series(
+        "baton_demoted",
+        "gauge",
+        "Whether Wasm alone answers because the builds differed.",
+        guarded().map(|(f, guard)| (label(f), u64::from(guard.is_demoted()))),
+    );
     let spans = host.observer.telemetry.counts();
     page.series(
         "baton_telemetry_spans_total",

@@ -37,6 +37,7 @@ use crate::request_body::{Intake, RequestBody};
 use crate::service::strip_hop_by_hop;
 use crate::tier::adaptive::{Outlook, Place};
 use crate::tier::{Reason, Tier};
+use crate::verify::Guard;
 pub use sandboxing::{Native, Sandboxing, describe_consumption, quarantined, sandboxes};
 
 /// A connection kept alive to a function in its sandbox.
@@ -62,8 +63,10 @@ pub async fn attempt(
     intake: &Intake,
     request: Request<RequestBody>,
 ) -> Attempt {
+    let demoted = function.guard.as_ref().is_some_and(Guard::is_demoted);
     let (reason, lease) = match (function.spec.policy, &function.native) {
         (Policy::Wasm, _) => return Attempt::Declined(request, Reason::Policy),
+        _ if demoted => return Attempt::Declined(request, Reason::Diverged),
         (_, None) => return Attempt::Declined(request, Reason::NoSandboxes),
         (Policy::Native, Some(native)) => {
             record.enter(Phase::Lease);
@@ -97,6 +100,22 @@ pub async fn attempt(
     }
     record.served = Some(Served { container: lease.id().to_string(), pid: lease.pid() });
     forward(function, record, intake, lease, request).await
+}
+
+/// Answers a request that nobody waits for; `None` when no sandbox did.
+pub(crate) async fn shadow(
+    function: &Function,
+    record: &mut Record,
+    intake: &Intake,
+    request: Request<RequestBody>,
+) -> Option<Result<Response<NativeBody>, Problem>> {
+    let lease = function.native.as_ref()?.lease(&record.context).await.ok()?;
+    record.cold = lease.was_cold();
+    match forward(function, record, intake, lease, request).await {
+        Attempt::Answered(response) => Some(Ok(response)),
+        Attempt::Failed(problem) => Some(Err(problem)),
+        Attempt::Declined(..) => None,
+    }
 }
 
 /// Goes where the request is expected to be finished earliest: a sandbox and why, or why not.
@@ -257,7 +276,7 @@ fn repeatable(function: &Function, method: &Method) -> bool {
         }
 }
 
-fn head_of(request: &Request<RequestBody>) -> Request<()> {
+pub(crate) fn head_of(request: &Request<RequestBody>) -> Request<()> {
     let mut head = Request::new(());
     *head.method_mut() = request.method().clone();
     *head.uri_mut() = request.uri().clone();

@@ -145,6 +145,14 @@ impl Record {
         }
     }
 
+    /// The record of the same request in a shadow: of the same trace, never recorded.
+    #[must_use]
+    pub fn shadow(&self, head: &http::Request<()>) -> Self {
+        let span_id = baton_otel::context::new_span_id();
+        let context = RequestContext { sampled: false, span_id, ..self.context.clone() };
+        Self::new(head, context, Arc::clone(&self.peer))
+    }
+
     /// Enters a phase now.
     pub fn enter(&mut self, phase: Phase) {
         self.phases.enter(phase, Instant::now());

@@ -48,6 +48,8 @@ struct State {
     limit: u64,
     read: u64,
     fault: Option<BodyFault>,
+    /// Its end was seen.
+    ended: bool,
     /// How long its reader waited for the client, and since when it does.
     waited: Duration,
     waits: Option<Instant>,
@@ -60,14 +62,30 @@ impl Intake {
     #[must_use]
     pub fn new(body: Incoming, limit: u64) -> Self {
         let kept = Some(Vec::new());
-        let (fault, waited, waits) = (None, Duration::ZERO, None);
-        Self(Arc::new(Mutex::new(State { body, limit, read: 0, fault, waited, waits, kept })))
+        let (fault, ended, waited, waits) = (None, false, Duration::ZERO, None);
+        Self(Arc::new(Mutex::new(State {
+            body,
+            limit,
+            read: 0,
+            fault,
+            ended,
+            waited,
+            waits,
+            kept,
+        })))
     }
 
     /// Bytes read so far.
     #[must_use]
     pub fn read(&self) -> u64 {
         self.lock().read
+    }
+
+    /// Whether all of it was read and is kept.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        let state = self.lock();
+        state.kept.is_some() && state.fault.is_none() && (state.ended || state.body.is_end_stream())
     }
 
     /// How long a tier waited for the client to send it.
@@ -105,6 +123,7 @@ impl State {
             self.waited += since.elapsed();
         }
         let Some(frame) = ready!(polled) else {
+            self.ended = true;
             return Poll::Ready(None);
         };
         let checked = frame.map_err(|_| BodyFault::Broken).and_then(|frame| self.take(frame));

@@ -25,8 +25,13 @@ fn unsupported(function: &Function) -> impl Iterator<Item = Row> {
             ("native", "an image", "a static executable or a rootfs"),
         ),
         (
-            function.verify.sample > 0.0,
-            ("verify", "the comparison of both tiers' answers", "a sample of 0.0"),
+            function.verify.sample > 0.0
+                && !(function.policy.uses_wasm() && function.policy.uses_native()),
+            (
+                "verify",
+                "the comparison of both tiers' answers where the policy uses one only",
+                "policy = \"hybrid\" or \"adaptive\"",
+            ),
         ),
         (
             !function.egress.allow.is_empty()
@@ -60,6 +65,8 @@ name = "a"
 route = "/a"
 component = "a.wasm"
 verify = { sample = 0.5 }
+native = "a"
+policy = "wasm"
 "#;
         let manifest = Manifest::parse(text, Path::new("baton.toml")).unwrap();
         let faults = manifest.source.faults(check(&manifest)).unwrap().to_string();

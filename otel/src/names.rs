@@ -71,6 +71,8 @@ names! {
     SANDBOX_THAW = "baton.sandbox.thaw";
     /// Removing a sandbox.
     SANDBOX_REMOVE = "baton.sandbox.remove";
+    /// Answering a request a second time by the other tier to compare: a trace of its own when the answers differ, linked to the request.
+    VERIFY = "baton.verify";
 }
 
 names! {
@@ -78,6 +80,10 @@ names! {
     mod event, EVENTS;
     /// The native tier could not take the request after all and the other tier answered it.
     FALLBACK = "baton.fallback";
+    /// The two builds of a function answered differently.
+    VERIFY_DIFFERED = "baton.verify.differed";
+    /// The native build of a function is not believed any more: Wasm answers until it is promoted.
+    DEMOTED = "baton.demoted";
 }
 
 names! {

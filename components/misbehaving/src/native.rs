@@ -58,6 +58,7 @@ fn exchange(mut stream: UnixStream) -> io::Result<()> {
         }
         "/short" => write!(stream, "{FINE}content-length: 1000\r\n\r\nsome of it\n"),
         "/drip" => drip(&mut stream),
+        "/divergent" => respond(&mut stream, "native\n"),
         "/silent" => Ok(()),
         "/invalid-header" => write!(stream, "{FINE}x y: z\r\ncontent-length: 0\r\n\r\n"),
         "/garbage" => write!(stream, "\0 this is not HTTP \0\r\n\r\n"),

@@ -272,7 +272,7 @@ fn explain_shows_a_functions_choice_and_names_the_functions_that_there_are() {
     let baton = Setup::new().wasm("hello").start();
     assert_eq!(baton.get("/hello").status(), 200);
     let explain = |name: &str, more: &[&str]| {
-        let mut command = std::process::Command::new(program());
+        let mut command = Command::new(program());
         command.args(["explain", name, "--admin", &baton.admin.to_string()]).args(more);
         command.output().expect("baton can be started")
     };

@@ -4,6 +4,7 @@
 mod administration;
 mod command_line;
 mod components;
+mod equivalence;
 mod http;
 mod instances;
 mod listeners;
@@ -13,6 +14,7 @@ mod reload;
 mod roots;
 mod sandboxes;
 mod soak;
+mod storm;
 mod third;
 mod tiers;
 mod tracing;
