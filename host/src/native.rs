@@ -131,6 +131,7 @@ async fn adaptive(
     };
     let plan = function.chooser.plan(Instant::now(), record.in_flight, outlook);
     record.expected = plan.expected;
+    native.keep_at_most(plan.keep);
     if let Some(wanted) = plan.prepare {
         native.prepare(wanted, &record.context);
     }

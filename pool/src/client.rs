@@ -253,6 +253,11 @@ impl<C: Send + 'static> Pool<C> {
         Some(Lease::new(Arc::clone(&self.shared), endpoint, false))
     }
 
+    /// Keeps idle sandboxes of a function at most so long from the next release on.
+    pub fn keep_at_most(&self, function: FunctionId, keep: Duration) {
+        self.shared.lock().schedule.keep_at_most(function, keep);
+    }
+
     /// What there is for one more request of a function; nothing is done.
     pub fn outlook(&self, function: FunctionId) -> Outlook {
         self.shared.lock().schedule.outlook(Instant::now(), function)

@@ -197,6 +197,11 @@ impl Native {
         self.sandboxing.pool.outlook(self.id)
     }
 
+    /// Keeps idle sandboxes at most so long from the next release on.
+    pub(super) fn keep_at_most(&self, keep: Duration) {
+        self.sandboxing.pool.keep_at_most(self.id, keep);
+    }
+
     /// What is known of the function's tiers.
     #[must_use]
     pub fn chooser(&self) -> &Arc<Chooser> {

@@ -61,6 +61,8 @@ pub struct Plan {
     pub prepare: Option<usize>,
     /// How long to wait for the sandbox; then Wasm is the better place after all.
     pub patience: Option<Duration>,
+    /// How long an idle sandbox is worth keeping.
+    pub keep: Duration,
 }
 
 /// How a request ended.
@@ -221,15 +223,6 @@ impl Chooser {
         self.lock().estimate(kind).record(took);
     }
 
-    /// How long an idle sandbox is worth keeping.
-    #[must_use]
-    pub fn keep(&self, now: Instant) -> Duration {
-        let mut state = self.lock();
-        let price = state.price();
-        let keep = state.accounts.first().and_then(|account| account.keep(now, &price));
-        keep.unwrap_or(state.bounds.idle_timeout)
-    }
-
     /// What is measured of one kind.
     #[must_use]
     pub fn summary(&self, kind: Kind) -> Option<Summary> {
@@ -346,7 +339,8 @@ impl State {
             Place::Parked | Place::Busy if outlook.wasm => Some(excess),
             _ => None,
         };
-        Plan { place, reason, expected, prepare, patience }
+        let keep = self.keep(now, &price, self.place(in_flight), excess);
+        Plan { place, reason, expected, prepare, patience, keep }
     }
 
     /// How many sandboxes are worth having: those up to this request's own, and in a burst those
@@ -362,6 +356,21 @@ impl State {
         let last = (burst / self.bounds.concurrency.max(1) as f64).ceil() as usize;
         let more = (own + 1..last.min(self.bounds.max)).take_while(|place| pays(*place)).count();
         own + 1 + more
+    }
+
+    /// How long an idle sandbox is kept once this request has ended with the excess that is expected
+    /// of it. The accounts of several sandboxes differ; the one that is owed most decides for all,
+    /// since the pool gives requests to the sandbox used last, so that the others end first anyway.
+    fn keep(&self, now: Instant, price: &Price, own: Option<usize>, excess: Duration) -> Duration {
+        let kept = |(place, account): (usize, &Account)| {
+            let mut account = *account;
+            if own == Some(place) {
+                account.charge(now, price, excess.as_secs_f64());
+            }
+            account.keep(now, price)
+        };
+        let keeps = self.accounts.iter().enumerate().filter_map(kept);
+        keeps.max().unwrap_or(self.bounds.idle_timeout)
     }
 
     fn explore(&self, place: Place, outlook: Outlook, measured: &Measured) -> Option<Exploration> {

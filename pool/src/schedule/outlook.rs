@@ -3,7 +3,7 @@
 use super::function::FunctionId;
 use super::{Daemon, PARKED_MEMORY, Schedule};
 use crate::lifecycle::State;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What there is for a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,6 +23,13 @@ pub struct Outlook {
 }
 
 impl Schedule {
+    /// Keeps idle sandboxes of `function` at most for `keep` from now on, below its own bound.
+    pub fn keep_at_most(&mut self, function: FunctionId, keep: Duration) {
+        if let Some(function) = self.functions.get_mut(&function) {
+            function.pauses.keep_at_most(keep);
+        }
+    }
+
     /// What there is for one more request of `function` at `now`.
     pub fn outlook(&self, now: Instant, function: FunctionId) -> Outlook {
         let Some(known) = self.functions.get(&function) else { return Outlook::default() };
