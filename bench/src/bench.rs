@@ -27,6 +27,11 @@ pub const BENCHES: &[Bench] = &[
         about: "starts from sandboxes beside posix_spawn, libcontainer, runc and crun; a thousand alive",
         run: crate::pool::run,
     },
+    Bench {
+        name: "tiers",
+        about: "four traffic patterns over short and long functions, under every policy",
+        run: crate::tiers::run,
+    },
 ];
 
 /// What a bench is run with.

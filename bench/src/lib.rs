@@ -38,4 +38,5 @@ pub mod stats;
 pub mod store;
 pub mod subject;
 pub mod table;
+mod tiers;
 pub mod trace;

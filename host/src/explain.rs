@@ -79,7 +79,12 @@ fn break_even(explanation: &Explanation) -> Value {
     let (excess, making) = (measured.excess_of_wasm(wasm), measured.making());
     let requests = |share: f64| {
         let many = (making.as_secs_f64() * share / excess.as_secs_f64()).ceil();
-        many.is_finite().then_some(many)
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a ratio of two durations, finite and not negative"
+        )]
+        many.is_finite().then_some(many as u64)
     };
     json!({
         "excess_ms": ms(excess),

@@ -91,13 +91,8 @@ fn render_decisions(text: &mut String, decisions: &Value) {
     let Some(rows) = decisions.as_array().filter(|rows| !rows.is_empty()) else { return };
     let _ = writeln!(
         text,
-        "\nlast {} decisions, the newest first\n{:<8} {:<16} {:>9} {:>12} {:>10}  trace",
-        rows.len(),
-        "tier",
-        "reason",
-        "in flight",
-        "expected ms",
-        "took ms"
+        "\nlast decisions, the newest first\n{:<8} {:<16} {:>9} {:>12} {:>10}  trace",
+        "tier", "reason", "in flight", "expected ms", "took ms"
     );
     for row in rows.iter().rev() {
         let _ = writeln!(
@@ -117,7 +112,6 @@ fn render_decisions(text: &mut String, decisions: &Value) {
 fn number(value: &Value) -> String {
     match (value.as_u64(), value.as_f64()) {
         (Some(count), _) => count.to_string(),
-        (None, Some(number)) if number.fract() == 0.0 => format!("{number:.0}"),
         (None, Some(number)) => format!("{number:.3}"),
         (None, None) => "-".to_owned(),
     }
@@ -138,7 +132,7 @@ mod tests {
                 "wasm": {"samples": 3, "expected_ms": 4.5, "p50_ms": 4.0, "p90_ms": 6.25, "p99_ms": 6.25},
             },
             "break_even": {
-                "excess_ms": 2.132, "sandbox_ms": 10.0, "requests": 5.0, "requests_left": 2.0,
+                "excess_ms": 2.132, "sandbox_ms": 10.0, "requests": 5, "requests_left": 2,
             },
             "next": {
                 "tier": "wasm", "reason": "not-worth", "because": "Because.", "expected_ms": 4.5,
@@ -150,6 +144,30 @@ mod tests {
                 "took_ms": 6.25, "trace_id": "ab",
             }],
         });
-        insta::assert_snapshot!(render(&document), @"");
+        insta::assert_snapshot!(render(&document), @r"
+        hello  policy adaptive
+
+        next request: wasm (not-worth)
+          Because.
+          expected to take 4.500 ms
+
+        ms             expected        p50        p90        p99   samples
+        wasm              4.500      4.000      6.250      6.250         3
+        native          not yet
+        activation      not yet
+        creation        not yet
+        queue           not yet
+        forward         not yet
+
+        a request loses 2.132 ms in Wasm; a sandbox costs 10.000 ms
+        5 requests pay for one, 2 are left
+
+        tier     reason            requests
+        wasm     not-worth                3
+
+        last decisions, the newest first
+        tier     reason           in flight  expected ms    took ms  trace
+        wasm     not-worth                1            -      6.250  ab
+        ");
     }
 }
