@@ -73,7 +73,8 @@ fn run(command: Command) -> anyhow::Result<()> {
         }
         Command::Verify(arguments) => {
             let program = std::env::current_exe()?;
-            let report = offline::verify(&program, &arguments.function()?, &arguments.requests)?;
+            let (function, within) = (arguments.function()?, std::env::temp_dir());
+            let report = offline::verify(&program, &within, &function, &arguments.requests)?;
             answer(&report.text);
             anyhow::ensure!(report.differed == 0, "the two builds answer differently");
             Ok(())

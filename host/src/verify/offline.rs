@@ -81,11 +81,16 @@ pub struct Report {
 }
 
 /// Has both builds of `function` answer the requests in `file`; `program` is the `baton` to serve
-/// them.
+/// them, `within` a directory for what it needs meanwhile.
 ///
 /// # Errors
 /// When the file is not readable or no list of requests, or a build cannot be served here.
-pub fn verify(program: &Path, function: &Function, file: &Path) -> anyhow::Result<Report> {
+pub fn verify(
+    program: &Path,
+    within: &Path,
+    function: &Function,
+    file: &Path,
+) -> anyhow::Result<Report> {
     let (Some(component), Some(native)) = (&function.component, &function.native) else {
         bail!(
             "the function {:?} does not have both builds, so there is nothing to compare",
@@ -95,8 +100,8 @@ pub fn verify(program: &Path, function: &Function, file: &Path) -> anyhow::Resul
     let lines = read(file)?;
     let component = format!("component = {}", quoted(path(component)?)?);
     let native = format!("native = {}", source(native)?);
-    let wasm = Served::start(program, &manifest(function, "wasm", &component)?)?;
-    let native = Served::start(program, &manifest(function, "native", &native)?)?;
+    let wasm = Served::start(program, within, &manifest(function, "wasm", &component)?)?;
+    let native = Served::start(program, within, &manifest(function, "native", &native)?)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut report = Report { text: String::new(), differed: 0 };
     for (number, line) in &lines {
@@ -192,17 +197,16 @@ fn quoted(text: &str) -> anyhow::Result<String> {
 struct Served {
     process: Child,
     address: SocketAddr,
-    _manifest: Manifest,
+    _place: Place,
 }
 
 impl Served {
-    fn start(program: &Path, text: &str) -> anyhow::Result<Self> {
-        let manifest = Manifest::write(text)?;
+    fn start(program: &Path, within: &Path, manifest: &str) -> anyhow::Result<Self> {
+        let place = Place::make(within, manifest)?;
         let mut process = Command::new(program)
             .args(["serve", "--config"])
-            .arg(&manifest.0)
+            .arg(place.manifest())
             .env_clear()
-            .envs(std::env::vars_os().filter(|(name, _)| name == "PATH" || name == "BATON_LOG"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
@@ -211,7 +215,7 @@ impl Served {
         for line in output.into_iter().flat_map(|output| output.lines().map_while(Result::ok)) {
             let address = line.strip_prefix("listening on http://").map(str::parse);
             if let Some(Ok(address)) = address {
-                return Ok(Self { process, address, _manifest: manifest });
+                return Ok(Self { process, address, _place: place });
             }
         }
         let ended = process.wait()?;
@@ -230,24 +234,31 @@ impl Drop for Served {
     }
 }
 
-/// A file that is removed when dropped.
-struct Manifest(PathBuf);
+/// A directory with a manifest, removed when dropped.
+struct Place(PathBuf);
 
-impl Manifest {
-    fn write(text: &str) -> anyhow::Result<Self> {
-        let name = format!("baton-verify-{}.toml", baton_otel::context::new_trace_id());
-        let file = Self(std::env::temp_dir().join(name));
-        let written = std::fs::File::create_new(&file.0)
-            .and_then(|mut to| std::io::Write::write_all(&mut to, text.as_bytes()));
-        written.with_context(|| format!("cannot write {}", file.0.display()))?;
-        Ok(file)
+impl Place {
+    fn make(within: &Path, manifest: &str) -> anyhow::Result<Self> {
+        let name = format!("baton-verify-{}", baton_otel::context::new_trace_id());
+        let place = Self(within.join(name));
+        let cache = quoted(path(&place.0.join("cache"))?)?;
+        let made = std::fs::create_dir(&place.0).and_then(|()| {
+            let text = manifest.replacen("[host]", &format!("[host]\ncache.dir = {cache}"), 1);
+            std::fs::write(place.manifest(), text)
+        });
+        made.with_context(|| format!("cannot write {}", place.0.display()))?;
+        Ok(place)
+    }
+
+    fn manifest(&self) -> PathBuf {
+        self.0.join("baton.toml")
     }
 }
 
-impl Drop for Manifest {
+impl Drop for Place {
     fn drop(&mut self) {
-        // Nothing else needs it, and it may never have been written.
-        let _ = std::fs::remove_file(&self.0);
+        // Nothing else needs it, and it may never have been made.
+        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 
