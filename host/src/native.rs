@@ -177,7 +177,8 @@ async fn forward(
     record.enter(Phase::Forward);
     record.pass_on(request.headers_mut());
     *request.version_mut() = Version::HTTP_11;
-    let again = repeatable(function, request.method()).then(|| head_of(&request));
+    let again = !record.is_shadow && repeatable(function, request.method());
+    let again = again.then(|| head_of(&request));
     let mut watch: Watch = Box::pin(cpu_time::watch(&function.spec, lease.meter()));
     let sent = tokio::select! {
         biased;

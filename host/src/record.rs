@@ -109,6 +109,8 @@ pub struct Record {
     pub expected: Option<Duration>,
     /// How long its tier has worked on it.
     pub work: Stopwatch,
+    /// Nobody waits for it: it is answered a second time, to compare, and never a third.
+    pub is_shadow: bool,
 }
 
 impl Record {
@@ -142,6 +144,7 @@ impl Record {
             in_flight: 0,
             expected: None,
             work: Stopwatch::default(),
+            is_shadow: false,
         }
     }
 
@@ -150,7 +153,8 @@ impl Record {
     pub fn shadow(&self, head: &http::Request<()>) -> Self {
         let span_id = baton_otel::context::new_span_id();
         let context = RequestContext { sampled: false, span_id, ..self.context.clone() };
-        Self::new(head, context, Arc::clone(&self.peer))
+        let shadow = Self::new(head, context, Arc::clone(&self.peer));
+        Self { is_shadow: true, ..shadow }
     }
 
     /// Enters a phase now.

@@ -206,6 +206,8 @@ impl Served {
         let mut process = Command::new(program)
             .args(["serve", "--config"])
             .arg(place.manifest())
+            .arg("--state-dir")
+            .arg(place.0.join("state"))
             .env_clear()
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -251,9 +251,10 @@ impl Sample {
     }
 }
 
-/// Whether a problem is the function's own failure, which the other build should share.
+/// Whether a problem is the function's own failure, which the other build should share. A sandbox
+/// that ended may have been killed: that says nothing about the build.
 fn is_failure(kind: Kind) -> bool {
-    matches!(kind, Kind::Trapped | Kind::OutOfMemory | Kind::Crashed | Kind::InvalidResponse)
+    matches!(kind, Kind::Trapped | Kind::OutOfMemory | Kind::InvalidResponse)
 }
 
 /// Reads a body to its end; whether it came whole.
