@@ -30,7 +30,7 @@ use nix::unistd::Pid;
 use serde::Deserialize;
 
 use super::{Answer, differences};
-use crate::manifest::{Function, Keep, NativeSource};
+use crate::manifest::{Function, Keep, Listen, NativeSource};
 
 /// A request of the file.
 #[derive(Debug, Deserialize)]
@@ -99,7 +99,7 @@ pub fn verify(
     };
     let lines = read(file)?;
     let component = format!("component = {}", quoted(path(component)?)?);
-    let native = format!("native = {}", source(native)?);
+    let native = format!("native = {}\nlisten = {}", source(native)?, listen(&function.listen)?);
     let wasm = Served::start(program, within, &manifest(function, "wasm", &component)?)?;
     let native = Served::start(program, within, &manifest(function, "native", &native)?)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -182,6 +182,14 @@ fn source(native: &NativeSource) -> anyhow::Result<String> {
         }
         NativeSource::Image(image) => format!("{{ image = {} }}", quoted(path(image)?)?),
     })
+}
+
+fn listen(listen: &Listen) -> anyhow::Result<String> {
+    match listen {
+        Listen::Inherited => quoted("inherited"),
+        Listen::Unix(socket) => quoted(&format!("unix:{}", path(socket)?)),
+        Listen::Tcp(port) => quoted(&format!("tcp:{port}")),
+    }
 }
 
 fn path(path: &Path) -> anyhow::Result<&str> {
