@@ -56,6 +56,10 @@ test: setup format deny functions lint documentation build
 test-pool-slow: setup
     cargo nextest run --release --locked --package baton-pool --test daemon --run-ignored only --no-capture
 
+# A minute in which a random sandbox is killed every 50 ms under 32 connections; not part of CI
+test-storm: build
+    cargo nextest run --release --locked --package baton-tests --test e2e storm --run-ignored only --no-capture
+
 # Serve both tiers on cgroup v2, in a small emulated machine; not part of CI
 test-cgroup2: build
     @tests/cgroup2

@@ -37,6 +37,11 @@ pub const BENCHES: &[Bench] = &[
         about: "the Wasm tier beside bare hyper and wasmtime serve",
         run: crate::wasm::run,
     },
+    Bench {
+        name: "tiers",
+        about: "four traffic patterns over short and long functions, under every policy",
+        run: crate::tiers::run,
+    },
 ];
 
 /// What a bench is run with.

@@ -40,5 +40,6 @@ pub mod store;
 pub mod subject;
 pub mod table;
 mod telemetry;
+mod tiers;
 pub mod trace;
 mod wasm;

@@ -9,7 +9,7 @@ use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Json, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use baton_otel::TraceId;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -21,6 +21,7 @@ use crate::metrics;
 use crate::native;
 use crate::server::Listener;
 use crate::tier::Tier;
+use crate::verify::Guard;
 
 /// The administration server while it runs.
 pub struct Admin {
@@ -64,6 +65,8 @@ fn router(host: Arc<Host>) -> Router {
         .route("/metrics", get(metrics))
         .route("/v1/functions", get(functions))
         .route("/v1/functions/{name}", get(function))
+        .route("/v1/functions/{name}/explain", get(explain))
+        .route("/v1/functions/{name}/promote", post(promote))
         .route("/v1/sandboxes", get(sandboxes))
         .route("/v1/traces", get(traces))
         .route("/v1/traces/{id}", get(trace))
@@ -118,11 +121,31 @@ async fn functions(State(host): State<Arc<Host>>) -> Json<Value> {
     }))
 }
 
+async fn explain(State(host): State<Arc<Host>>, Path(name): Path<String>) -> Response {
+    match find(&host, &name) {
+        Some(function) => Json(crate::explain::document(&function)).into_response(),
+        None => problem(StatusCode::NOT_FOUND, "no such function"),
+    }
+}
+
+async fn promote(State(host): State<Arc<Host>>, Path(name): Path<String>) -> Response {
+    let Some(function) = find(&host, &name) else {
+        return problem(StatusCode::NOT_FOUND, "no such function");
+    };
+    if function.guard.as_ref().is_some_and(Guard::promote) {
+        tracing::info!(function = function.name(), "the native build is believed again");
+    }
+    Json(describe(&function)).into_response()
+}
+
+fn find(host: &Host, name: &str) -> Option<Arc<Function>> {
+    host.functions.load().list().iter().find(|function| function.name() == name).cloned()
+}
+
 async fn function(State(host): State<Arc<Host>>, Path(name): Path<String>) -> Response {
-    let functions = host.functions.load();
-    match functions.list().iter().find(|function| function.name() == name) {
+    match find(&host, &name) {
         Some(function) => {
-            let mut described = describe(function);
+            let mut described = describe(&function);
             let used = function.native.as_ref().map(|native| native.consumption());
             described["usage"] = used.as_ref().map(native::describe_consumption).into();
             Json(described).into_response()
@@ -151,6 +174,9 @@ fn describe(function: &Function) -> Value {
         "digest": &*function.digest,
         "component": component,
         "requests": requests,
+        "service_times": crate::explain::service_times(function),
+        "demoted": function.guard.as_ref().is_some_and(Guard::is_demoted),
+        "verify": function.guard.as_ref().map(Guard::document),
         "in_flight": function.gate.in_flight(),
         "waiting": function.gate.waiting(),
         "sandboxes": function.native.as_ref().map(|native| native.statistics()),

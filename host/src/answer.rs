@@ -6,6 +6,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -111,9 +112,17 @@ impl Body for Answer {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         let this = self.get_mut();
-        match this.poll_source(cx) {
+        this.in_flight.record.work.start(Instant::now());
+        let polled = this.poll_source(cx);
+        if polled.is_ready() {
+            this.in_flight.record.work.stop(Instant::now());
+        }
+        match polled {
             Poll::Ready(Some(Ok(frame))) => {
                 let sent = frame.data_ref().map_or(0, Bytes::len);
+                if let (Some(sample), Some(data)) = (&mut this.in_flight.sample, frame.data_ref()) {
+                    sample.data(data);
+                }
                 this.in_flight.record.sent += sent as u64;
                 Poll::Ready(Some(Ok(frame)))
             }

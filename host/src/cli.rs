@@ -28,6 +28,10 @@ pub enum Command {
     Check(CheckArguments),
     /// Compile a component ahead of time
     Compile(CompileArguments),
+    /// Say where a running Baton sends a function's requests, and why
+    Explain(ExplainArguments),
+    /// Have both builds of a function answer a file of requests, and compare
+    Verify(VerifyArguments),
     /// Say what this machine offers, and what Baton does without the rest
     Doctor,
     /// Show a request's trace: the last one's, or that of the given id
@@ -184,6 +188,76 @@ pub struct TopArguments {
     /// The administration of the Baton to look at
     #[arg(long, default_value = "127.0.0.1:8081")]
     pub admin: Listener,
+}
+
+/// `baton explain`.
+#[derive(Debug, Args)]
+pub struct ExplainArguments {
+    /// The function's name
+    pub function: String,
+    /// Where the running Baton serves administration: IP:PORT or unix:PATH
+    #[arg(long, default_value = "127.0.0.1:8081")]
+    pub admin: Listener,
+    /// Show the whole document
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `baton verify`.
+#[derive(Debug, Args)]
+pub struct VerifyArguments {
+    /// The function of the manifest; with --native, the component, a file
+    pub function: String,
+    /// The requests, one JSON object a line: method, path, headers, and body or body_base64
+    #[arg(long)]
+    pub requests: PathBuf,
+    /// The manifest
+    #[arg(long, default_value = "baton.toml", conflicts_with = "native")]
+    pub config: PathBuf,
+    /// The native build, a static executable, where there is no manifest
+    #[arg(long)]
+    pub native: Option<PathBuf>,
+}
+
+impl VerifyArguments {
+    /// The function that is meant.
+    ///
+    /// # Errors
+    /// When the manifest has faults or does not name it.
+    pub fn function(&self) -> anyhow::Result<Function> {
+        if let Some(native) = &self.native {
+            let route = Route { host: None, pattern: Pattern::Below(String::new()) };
+            let mut function = Function::new("function", route);
+            function.component = Some(std::path::absolute(&self.function)?);
+            function.native = Some(NativeSource::Executable(std::path::absolute(native)?));
+            return Ok(function);
+        }
+        let manifest = Manifest::read(&self.config)?;
+        let named = |function: &&Function| function.name == self.function;
+        let Some(function) = manifest.functions.iter().find(named) else {
+            let known: Vec<_> = manifest.functions.iter().map(|f| f.name.as_str()).collect();
+            anyhow::bail!(
+                "{} has no function {:?}; it has: {}",
+                self.config.display(),
+                self.function,
+                known.join(", ")
+            );
+        };
+        let mut function = function.clone();
+        function.component = function.component.map(std::path::absolute).transpose()?;
+        function.native = function.native.map(absolute).transpose()?;
+        Ok(function)
+    }
+}
+
+fn absolute(native: NativeSource) -> std::io::Result<NativeSource> {
+    Ok(match native {
+        NativeSource::Executable(file) => NativeSource::Executable(std::path::absolute(file)?),
+        NativeSource::Rootfs { dir, command } => {
+            NativeSource::Rootfs { dir: std::path::absolute(dir)?, command }
+        }
+        NativeSource::Image(image) => NativeSource::Image(std::path::absolute(image)?),
+    })
 }
 
 /// The host process.

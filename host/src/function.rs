@@ -1,6 +1,7 @@
 //! A deployed revision of a function: what a request needs of it, and what it counts.
 
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
@@ -10,6 +11,9 @@ use crate::manifest;
 use crate::metrics::Counts;
 use crate::scratch::Scratch;
 use crate::tier::Tier;
+use crate::tier::adaptive::Outlook;
+use crate::tier::chooser::{Bounds as Sandboxes, Chooser};
+use crate::verify::Guard;
 use crate::wasm::{LoadError, Program, Source};
 
 /// A function that is served.
@@ -30,6 +34,10 @@ pub struct Function {
     pub egress: Arc<Egress>,
     /// Places for the `/tmp` of its component's instances, if it has one.
     pub scratch: Option<Arc<Scratch>>,
+    /// Compares its builds, where the manifest asks for that.
+    pub guard: Option<Guard>,
+    /// What is known of its tiers.
+    pub chooser: Arc<Chooser>,
     /// What it has answered.
     pub counts: Arc<Counts>,
 }
@@ -46,7 +54,13 @@ impl Function {
         scratch: Option<Arc<Scratch>>,
     ) -> Self {
         let limits = spec.limits;
+        let chooser = match &native {
+            Some(native) => Arc::clone(native.chooser()),
+            None => Arc::new(Chooser::new(NO_SANDBOXES, Instant::now())),
+        };
         Self {
+            chooser,
+            guard: guard(&spec, native.is_some()),
             route: spec.route.to_string(),
             digest,
             gate: Gate::new(Bounds {
@@ -64,6 +78,21 @@ impl Function {
         }
     }
 
+    /// What there is for one more request now.
+    #[must_use]
+    pub fn outlook(&self) -> Outlook {
+        let native = self.native.as_ref().map(crate::native::Native::outlook);
+        let baton_pool::schedule::Outlook { warm, parked, busy, starting, waiting, sandboxes } =
+            native.unwrap_or_default();
+        Outlook { warm, parked, busy, starting, waiting, sandboxes, wasm: self.has_wasm() }
+    }
+
+    /// Whether the component can answer now.
+    #[must_use]
+    pub fn has_wasm(&self) -> bool {
+        self.component.as_ref().is_some_and(|component| matches!(component.get(), Some(Ok(_))))
+    }
+
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -79,6 +108,18 @@ impl Function {
         }
     }
 }
+
+/// Both builds must be there, and calls that must not be doubled must not be possible.
+fn guard(spec: &manifest::Function, native: bool) -> Option<Guard> {
+    let verify = &spec.verify;
+    let both = native && spec.component.is_some() && spec.policy.uses_wasm();
+    let connects = !spec.egress.allow.is_empty() && !verify.outbound;
+    (verify.sample > 0.0 && both && !connects).then(|| Guard::new(verify.clone()))
+}
+
+/// Where there is no native tier.
+const NO_SANDBOXES: Sandboxes =
+    Sandboxes { concurrency: 1, max: 0, idle_timeout: Duration::from_secs(60) };
 
 /// A component on its way into memory.
 #[derive(Default)]

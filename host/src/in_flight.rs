@@ -12,6 +12,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::observer::Observer;
 use crate::record::{Outcome, Record};
 use crate::request_body::Intake;
+use crate::verify::Sample;
 
 /// What a request holds until its end.
 pub struct InFlight {
@@ -21,6 +22,8 @@ pub struct InFlight {
     pub place: Option<OwnedSemaphorePermit>,
     /// Its body.
     pub intake: Option<Intake>,
+    /// What is kept of it for a comparison of both tiers.
+    pub sample: Option<Box<Sample>>,
     /// When the function's time is up.
     pub deadline: Option<Instant>,
     observer: Arc<Observer>,
@@ -45,6 +48,7 @@ impl InFlight {
             record: Box::new(record),
             place: None,
             intake: None,
+            sample: None,
             deadline: None,
             observer,
             progress: Progress::Unanswered,
@@ -54,6 +58,8 @@ impl InFlight {
     /// Its answer's head is on the way; the body is to have `promised` bytes, if the head says.
     pub fn answering(&mut self, status: StatusCode, promised: Option<u64>) {
         self.record.status = status;
+        let waited = self.intake.as_ref().map(Intake::waited).unwrap_or_default();
+        self.record.answered(Instant::now(), waited);
         self.progress = Progress::Answering { promised };
     }
 
@@ -77,6 +83,9 @@ impl InFlight {
             self.record.received = intake.read();
         }
         self.place = None;
+        if let (Outcome::Complete, Some(sample)) = (outcome, self.sample.take()) {
+            sample.compare(&self.record, self.intake.as_ref());
+        }
         self.observer.ended(&self.record, outcome);
     }
 }

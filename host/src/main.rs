@@ -10,7 +10,8 @@ use baton::log::{self, Writing};
 use baton::manifest::LogFormat;
 use baton::manifest::{Faults, Manifest};
 use baton::supervisor::{self, PoolArguments};
-use baton::{ask, compile, doctor, host, supported, top};
+use baton::verify::offline;
+use baton::{ask, compile, doctor, explain, host, supported, top};
 use clap::Parser as _;
 use nix::sys::signal::SigSet;
 use tracing_appender::non_blocking::WorkerGuard;
@@ -57,6 +58,22 @@ fn run(command: Command) -> anyhow::Result<()> {
         }
         Command::Compile(arguments) => {
             answer(&compile::compile(&arguments)?);
+            Ok(())
+        }
+        Command::Explain(arguments) => {
+            let document = explain::ask(&arguments.admin, &arguments.function)?;
+            match arguments.json {
+                true => answer(&serde_json::to_string_pretty(&document)?),
+                false => answer(explain::render(&document).trim_end()),
+            }
+            Ok(())
+        }
+        Command::Verify(arguments) => {
+            let program = std::env::current_exe()?;
+            let (function, within) = (arguments.function()?, std::env::temp_dir());
+            let report = offline::verify(&program, &within, &function, &arguments.requests)?;
+            answer(&report.text);
+            anyhow::ensure!(report.differed == 0, "the two builds answer differently");
             Ok(())
         }
         Command::Doctor => {

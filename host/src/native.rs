@@ -17,6 +17,7 @@ mod serving;
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use baton_pool::reason::Reason as Ending;
 use bytes::Bytes;
@@ -25,6 +26,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use crate::function::Function;
@@ -34,7 +36,9 @@ use crate::problem::{Kind, Problem};
 use crate::record::{Record, Served};
 use crate::request_body::{Intake, RequestBody};
 use crate::service::strip_hop_by_hop;
+use crate::tier::adaptive::{Outlook, Place};
 use crate::tier::{Reason, Tier};
+use crate::verify::Guard;
 pub use sandboxing::{Gauges, Native, Sandboxing, describe_consumption, quarantined, sandboxes};
 
 /// A connection kept alive to a function in its sandbox.
@@ -60,8 +64,10 @@ pub async fn attempt(
     intake: &Intake,
     request: Request<RequestBody>,
 ) -> Attempt {
+    let demoted = function.guard.as_ref().is_some_and(Guard::is_demoted);
     let (reason, lease) = match (function.spec.policy, &function.native) {
         (Policy::Wasm, _) => return Attempt::Declined(request, Reason::Policy),
+        _ if demoted => return Attempt::Declined(request, Reason::Diverged),
         (_, None) => return Attempt::Declined(request, Reason::NoSandboxes),
         (Policy::Native, Some(native)) => {
             record.enter(Phase::Lease);
@@ -70,7 +76,7 @@ pub async fn attempt(
                 Err(problem) => return Attempt::Failed(problem),
             }
         }
-        (Policy::Hybrid | Policy::Adaptive, Some(native)) => match native.try_lease() {
+        (Policy::Hybrid, Some(native)) => match native.try_lease() {
             Some(lease) => {
                 record.enter(Phase::Lease);
                 (Reason::Warm, lease)
@@ -79,6 +85,10 @@ pub async fn attempt(
                 native.prepare(function.gate.in_flight(), &record.context);
                 return Attempt::Declined(request, Reason::NoWarmSandbox);
             }
+        },
+        (Policy::Adaptive, Some(native)) => match adaptive(function, native, record).await {
+            Ok(chosen) => chosen,
+            Err(reason) => return Attempt::Declined(request, reason),
         },
     };
     record.tier = Some((Tier::Native, reason));
@@ -94,6 +104,61 @@ pub async fn attempt(
     }
     record.served = Some(Served { container: lease.id().to_string(), pid: lease.pid() });
     forward(function, record, intake, lease, request).await
+}
+
+/// Answers a request that nobody waits for; `None` when no sandbox did.
+pub(crate) async fn shadow(
+    function: &Function,
+    record: &mut Record,
+    intake: &Intake,
+    request: Request<RequestBody>,
+) -> Option<Result<Response<NativeBody>, Problem>> {
+    let lease = function.native.as_ref()?.lease(&record.context).await.ok()?;
+    record.cold = lease.was_cold();
+    match forward(function, record, intake, lease, request).await {
+        Attempt::Answered(response) => Some(Ok(response)),
+        Attempt::Failed(problem) => Some(Err(problem)),
+        Attempt::Declined(..) => None,
+    }
+}
+
+/// Goes where the request is expected to be finished earliest: a sandbox and why, or why not.
+async fn adaptive(
+    function: &Function,
+    native: &Native,
+    record: &mut Record,
+) -> Result<(Reason, Lease), Reason> {
+    let lease = native.try_lease();
+    let outlook = match &lease {
+        Some(_) => Outlook { warm: true, wasm: function.has_wasm(), ..Outlook::default() },
+        None => function.outlook(),
+    };
+    let plan = function.chooser.plan(Instant::now(), record.in_flight, outlook);
+    record.expected = plan.expected;
+    native.keep_at_most(plan.keep);
+    if let Some(wanted) = plan.prepare {
+        native.prepare(wanted, &record.context);
+    }
+    match (plan.place, lease) {
+        (Place::Wasm, lease) => {
+            // It was not used, so it is as good as before.
+            lease.into_iter().for_each(Lease::release);
+            Err(plan.reason)
+        }
+        (_, Some(lease)) => {
+            record.enter(Phase::Lease);
+            Ok((plan.reason, lease))
+        }
+        (_, None) => {
+            record.enter(Phase::Lease);
+            let leased = native.lease(&record.context);
+            let leased = match plan.patience {
+                Some(patience) => timeout(patience, leased).await.map_err(|_| Reason::Late)?,
+                None => leased.await,
+            };
+            leased.map(|lease| (plan.reason, lease)).map_err(|_| Reason::SandboxGone)
+        }
+    }
 }
 
 async fn forward(
@@ -116,7 +181,8 @@ async fn forward(
     record.enter(Phase::Forward);
     record.pass_on(request.headers_mut());
     *request.version_mut() = Version::HTTP_11;
-    let again = repeatable(function, request.method()).then(|| head_of(&request));
+    let again = !record.is_shadow && repeatable(function, request.method());
+    let again = again.then(|| head_of(&request));
     let mut watch: Watch = Box::pin(cpu_time::watch(&function.spec, lease.meter()));
     let sent = tokio::select! {
         biased;
@@ -218,7 +284,7 @@ fn repeatable(function: &Function, method: &Method) -> bool {
         }
 }
 
-fn head_of(request: &Request<RequestBody>) -> Request<()> {
+pub(crate) fn head_of(request: &Request<RequestBody>) -> Request<()> {
     let mut head = Request::new(());
     *head.method_mut() = request.method().clone();
     *head.uri_mut() = request.uri().clone();

@@ -35,6 +35,11 @@ impl Observer {
         let end = Instant::now();
         let counts = record.function.as_ref().map(|function| &*function.counts);
         counts.unwrap_or(&self.metrics.unrouted).ended(record, end, outcome);
+        if let Some(function) = &record.function
+            && let Some(decision) = record.decision(end, outcome)
+        {
+            function.chooser.ended(end, decision);
+        }
         self.access.write(record, end, outcome);
         if record.context.sampled {
             self.trace(record.trace(end, outcome));

@@ -14,6 +14,8 @@ use crate::egress::{Caller, Calls};
 use crate::function::Function;
 use crate::phases::{Interval, Phase, Phases};
 use crate::problem;
+use crate::stopwatch::Stopwatch;
+use crate::tier::chooser::Decision;
 use crate::tier::{Reason, Tier};
 
 /// How a request came in.
@@ -107,6 +109,14 @@ pub struct Record {
     pub calls: Calls,
     /// Whether its answer took longer than the function's timeout, after its head was sent.
     pub out_of_time: bool,
+    /// Requests in flight in the function when it was let in, itself included.
+    pub in_flight: usize,
+    /// How long it was expected to take, where that was asked.
+    pub expected: Option<Duration>,
+    /// How long its tier has worked on it.
+    pub work: Stopwatch,
+    /// Nobody waits for it: it is answered a second time, to compare, and never a third.
+    pub is_shadow: bool,
 }
 
 impl Record {
@@ -140,7 +150,20 @@ impl Record {
             guest_cpu: Duration::ZERO,
             calls: Calls::default(),
             out_of_time: false,
+            in_flight: 0,
+            expected: None,
+            work: Stopwatch::default(),
+            is_shadow: false,
         }
+    }
+
+    /// The record of the same request in a shadow: of the same trace, never recorded.
+    #[must_use]
+    pub fn shadow(&self, head: &http::Request<()>) -> Self {
+        let span_id = baton_otel::context::new_span_id();
+        let context = RequestContext { sampled: false, span_id, ..self.context.clone() };
+        let shadow = Self::new(head, context, Arc::clone(&self.peer));
+        Self { is_shadow: true, ..shadow }
     }
 
     /// It is for `function`, which may have a share of its own of traces that are recorded; what the
@@ -209,6 +232,54 @@ impl Record {
                 Some(self.status.as_str().to_owned().into())
             }
             None => None,
+        }
+    }
+
+    /// What the choice of the next request's tier learns from this one, which ended at `end`.
+    #[must_use]
+    pub fn decision(&self, end: Instant, outcome: Outcome) -> Option<Decision> {
+        let (tier, reason) = self.tier?;
+        let fine = outcome == Outcome::Complete
+            && self.problem.is_none()
+            && self.fell_back.is_none()
+            && !self.cold
+            && !self.status.is_server_error();
+        let mut queued = Duration::ZERO;
+        let mut forward = None;
+        for interval in self.phases.intervals(end) {
+            match interval.phase {
+                Phase::Admit => queued = interval.duration(),
+                Phase::Lease | Phase::Connect if fine => {
+                    *forward.get_or_insert_default() += interval.duration();
+                }
+                _ => {}
+            }
+        }
+        Some(Decision {
+            at: self.phases.wall(end),
+            tier,
+            reason,
+            in_flight: self.in_flight,
+            expected: self.expected,
+            took: self.work.read().filter(|_| fine),
+            queued,
+            forward,
+            trace_id: self.context.trace_id.to_string(),
+        })
+    }
+
+    /// When its tier began to work on it.
+    fn work_began(&self, now: Instant) -> Option<Instant> {
+        let works = |interval: &Interval| {
+            matches!(interval.phase, Phase::Connect | Phase::Forward | Phase::Instantiate)
+        };
+        self.phases.intervals(now).find(works).map(|interval| interval.start)
+    }
+
+    /// The head of its answer is there, after its body made its tier wait for so long.
+    pub fn answered(&mut self, now: Instant, waited: Duration) {
+        if let Some(began) = self.work_began(now) {
+            self.work.head(now.saturating_duration_since(began).saturating_sub(waited));
         }
     }
 

@@ -7,6 +7,7 @@
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -47,6 +48,11 @@ struct State {
     limit: u64,
     read: u64,
     fault: Option<BodyFault>,
+    /// Its end was seen.
+    ended: bool,
+    /// How long its reader waited for the client, and since when it does.
+    waited: Duration,
+    waits: Option<Instant>,
     /// What was read, as long as all of it is kept.
     kept: Option<Vec<Bytes>>,
 }
@@ -56,13 +62,36 @@ impl Intake {
     #[must_use]
     pub fn new(body: Incoming, limit: u64) -> Self {
         let kept = Some(Vec::new());
-        Self(Arc::new(Mutex::new(State { body, limit, read: 0, fault: None, kept })))
+        let (fault, ended, waited, waits) = (None, false, Duration::ZERO, None);
+        Self(Arc::new(Mutex::new(State {
+            body,
+            limit,
+            read: 0,
+            fault,
+            ended,
+            waited,
+            waits,
+            kept,
+        })))
     }
 
     /// Bytes read so far.
     #[must_use]
     pub fn read(&self) -> u64 {
         self.lock().read
+    }
+
+    /// Whether all of it was read and is kept.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        let state = self.lock();
+        state.kept.is_some() && state.fault.is_none() && (state.ended || state.body.is_end_stream())
+    }
+
+    /// How long a tier waited for the client to send it.
+    #[must_use]
+    pub fn waited(&self) -> Duration {
+        self.lock().waited
     }
 
     /// Why it ended early, if it did.
@@ -87,7 +116,14 @@ impl State {
         if let Some(fault) = self.fault {
             return Poll::Ready(Some(Err(fault)));
         }
-        let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(cx)) else {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if polled.is_pending() {
+            self.waits.get_or_insert_with(Instant::now);
+        } else if let Some(since) = self.waits.take() {
+            self.waited += since.elapsed();
+        }
+        let Some(frame) = ready!(polled) else {
+            self.ended = true;
             return Poll::Ready(None);
         };
         let checked = frame.map_err(|_| BodyFault::Broken).and_then(|frame| self.take(frame));

@@ -23,6 +23,7 @@ use crate::problem::{Kind, Problem};
 use crate::record::{Peer, Record};
 use crate::request_body::{BodyFault, Intake, RequestBody};
 use crate::tier::{Reason, Tier};
+use crate::verify::Sample;
 use crate::wasm::{Failure, Invocation};
 
 const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
@@ -62,6 +63,9 @@ fn finish(
             report(record, &problem)
         }
     };
+    if let Some(sample) = &mut in_flight.sample {
+        sample.head(&response, record.problem);
+    }
     let headers = response.headers_mut();
     if host.server_timing
         && let Some(timing) = record.server_timing(Instant::now())
@@ -105,6 +109,7 @@ async fn answer(
     let limits = &function.spec.limits;
     check_length(&request, limits.request_body.0)?;
     in_flight.place = Some(enter(&function).await?);
+    in_flight.record.in_flight = function.gate.in_flight();
     let deadline = Instant::now() + limits.timeout;
     in_flight.deadline = Some(deadline);
     let (head, body) = request.into_parts();
@@ -112,6 +117,7 @@ async fn answer(
     let Some(body) = intake.reader() else { unreachable!("nothing of the body was read yet") };
     let mut request = Request::from_parts(head, body);
     rewrite(&mut request, prefix, &in_flight.record)?;
+    in_flight.sample = Sample::of(&function, &request, &host.tasks, &host.observer);
     let answered = dispatch(&function, &mut in_flight.record, &intake, deadline, request);
     match timeout_at(deadline.into(), answered).await {
         Ok(answered) => blame_the_client(in_flight, answered),
@@ -144,7 +150,7 @@ async fn dispatch(
     }
 }
 
-async fn run_component(
+pub(crate) async fn run_component(
     component: &Component,
     record: &mut Record,
     deadline: Instant,

@@ -1,7 +1,7 @@
 //! What the manifest can say and this version cannot do yet. It is refused rather than ignored: a
 //! limit or a guard that is written down and not kept would be worse than none.
 
-use crate::manifest::{Fault, Function, Manifest, Misfit, Policy};
+use crate::manifest::{Fault, Function, Manifest, Misfit};
 
 /// Every key of `manifest` that asks for what this version cannot do.
 #[must_use]
@@ -19,16 +19,15 @@ pub fn check(manifest: &Manifest) -> Vec<Fault> {
 type Row = (&'static str, &'static str, &'static str);
 
 fn unsupported(function: &Function) -> impl Iterator<Item = Row> {
-    let rows: [(bool, Row); 2] = [
+    let rows: [(bool, Row); 1] = [(
+        function.verify.sample > 0.0
+            && !(function.policy.uses_wasm() && function.policy.uses_native()),
         (
-            function.policy == Policy::Adaptive,
-            ("policy", "\"adaptive\"", "\"wasm\", \"native\" or \"hybrid\""),
+            "verify",
+            "the comparison of both tiers' answers where the policy uses one only",
+            "policy = \"hybrid\" or \"adaptive\"",
         ),
-        (
-            function.verify.sample > 0.0,
-            ("verify", "the comparison of both tiers' answers", "a sample of 0.0"),
-        ),
-    ];
+    )];
     rows.into_iter().filter_map(|(asked, row)| asked.then_some(row))
 }
 
@@ -46,6 +45,8 @@ name = "a"
 route = "/a"
 component = "a.wasm"
 verify = { sample = 0.5 }
+native = "a"
+policy = "wasm"
 "#;
         let manifest = Manifest::parse(text, Path::new("baton.toml")).unwrap();
         let faults = manifest.source.faults(check(&manifest)).unwrap().to_string();

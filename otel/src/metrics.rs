@@ -353,6 +353,11 @@ instruments! {
     /// Choices of a tier for a request, by reason.
     BATON_TIER_DECISIONS = "baton.tier.decisions", "{request}", Counter,
         [FAAS_NAME, BATON_TIER, BATON_TIER_REASON];
+    /// Requests that both builds were to answer: `agreed`, `differed` or `skipped`.
+    BATON_VERIFY_COMPARISONS = "baton.verify.comparisons", "{comparison}", Counter,
+        [FAAS_NAME, BATON_OUTCOME];
+    /// 1 while Wasm alone answers because the builds differed.
+    BATON_VERIFY_DEMOTED = "baton.verify.demoted", "{function}", UpDownCounter, [FAAS_NAME];
     /// Sandboxes by state.
     BATON_SANDBOXES = "baton.sandboxes", "{sandbox}", UpDownCounter, [BATON_SANDBOX_STATE];
     /// Bytes of `pool.memory` in use.

@@ -73,6 +73,8 @@ names! {
     SANDBOX_THAW = "baton.sandbox.thaw";
     /// Removing a sandbox.
     SANDBOX_REMOVE = "baton.sandbox.remove";
+    /// Answering a request a second time by the other tier to compare: a trace of its own when the answers differ, linked to the request.
+    VERIFY = "baton.verify";
 }
 
 names! {
@@ -84,6 +86,10 @@ names! {
     RETRY = "baton.retry";
     /// An instance or a sandbox was ended for want of memory.
     OUT_OF_MEMORY = "baton.out_of_memory";
+    /// The two builds of a function answered differently.
+    VERIFY_DIFFERED = "baton.verify.differed";
+    /// The native build of a function is not believed any more: Wasm answers until it is promoted.
+    DEMOTED = "baton.demoted";
 }
 
 names! {

@@ -17,8 +17,8 @@ use crate::output::Stream;
 use crate::protocol::{Question, SandboxId, ToDaemon};
 use crate::reason::{LeaseError, Reason, Usage};
 use crate::schedule::{
-    Bounds, Cause, Effect, Event, FunctionId, Quarantine, SandboxInfo, Schedule, Statistics,
-    WaiterId,
+    Bounds, Cause, Effect, Event, FunctionId, Outlook, Quarantine, SandboxInfo, Schedule,
+    Statistics, WaiterId,
 };
 use crate::spec::FunctionSpec;
 use std::collections::{BTreeMap, VecDeque};
@@ -261,6 +261,16 @@ impl<C: Send + 'static> Pool<C> {
         let endpoint = Arc::clone(inner.records.get(&id)?.endpoint.as_ref()?);
         drop(inner);
         Some(Lease::new(Arc::clone(&self.shared), endpoint, false))
+    }
+
+    /// Keeps idle sandboxes of a function at most so long from the next release on.
+    pub fn keep_at_most(&self, function: FunctionId, keep: Duration) {
+        self.shared.lock().schedule.keep_at_most(function, keep);
+    }
+
+    /// What there is for one more request of a function; nothing is done.
+    pub fn outlook(&self, function: FunctionId) -> Outlook {
+        self.shared.lock().schedule.outlook(Instant::now(), function)
     }
 
     /// Has sandboxes started for the `wanted` requests that are now in flight in a function, as

@@ -26,6 +26,7 @@ mod function;
 mod greedy_dual;
 mod idle;
 mod idle_times;
+mod outlook;
 mod pauses;
 mod room;
 mod sandbox;
@@ -38,6 +39,7 @@ mod waiters;
 pub use effect::Effect;
 pub use event::Event;
 pub use function::{Cause, FunctionId, KeepAlive, Policy, WaiterId};
+pub use outlook::Outlook;
 pub use sandbox::{Counts, Quarantine, SandboxInfo, Statistics};
 
 use crate::lifecycle::{self, State};

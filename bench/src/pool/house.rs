@@ -144,6 +144,7 @@ impl House {
             env: Vec::new(),
             limits: LIMITS,
             scratch: 0,
+            egress: None,
             min: 0,
             max: 1,
             concurrency: 1,

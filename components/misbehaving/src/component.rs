@@ -65,6 +65,7 @@ impl Guest for Misbehaving {
                 let _ = OutgoingBody::finish(body, None);
             }
             "/drip" => drip(out),
+            "/divergent" => respond(out, "wasm\n"),
             "/silent" => {}
             "/error" => ResponseOutparam::set(out, Err(ErrorCode::ConfigurationError)),
             "/large-headers" => {

@@ -19,6 +19,7 @@
 //! | `/crash-after-head` | traps at once after a head and some of its body | – |
 //! | `/short` | announces more than it sends | the same, and closes the connection |
 //! | `/drip` | sends a body that never ends | the same |
+//! | `/divergent` | answers `wasm` | answers `native` |
 //! | `/silent` | returns without an answer | closes the connection |
 //! | `/error` | answers with an error code | – |
 //! | `/large-headers` | makes a header map of a megabyte, unwrapping | – |

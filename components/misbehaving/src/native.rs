@@ -62,6 +62,7 @@ fn exchange(mut stream: UnixStream) -> io::Result<()> {
         }
         "/short" => write!(stream, "{FINE}content-length: 1000\r\n\r\nsome of it\n"),
         "/drip" => drip(&mut stream),
+        "/divergent" => respond(&mut stream, "native\n"),
         "/silent" => Ok(()),
         "/invalid-header" => write!(stream, "{FINE}x y: z\r\ncontent-length: 0\r\n\r\n"),
         _ if target.starts_with("/tcp/") => talk(&mut stream, &mut reader, &head),

@@ -160,13 +160,47 @@ pub(super) const RETRY: &[(&str, Retry)] =
     &[("idempotent", Retry::Idempotent), ("always", Retry::Always), ("never", Retry::Never)];
 
 /// `verify`: a share of the requests is answered by both tiers and the answers are compared.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Verify {
     /// The share, 0 to 1.
     pub sample: f64,
     /// Which requests may be doubled.
     pub requests: Verifiable,
+    /// Headers that are compared besides status and body, in lower case.
+    pub headers: Vec<String>,
+    /// So many differences among the last 1,000 comparisons demote the function to Wasm.
+    pub threshold: u64,
+    /// What is kept of answers that differ.
+    pub keep: Shown,
+    /// Whether requests of a function that may connect elsewhere are doubled, and so its calls.
+    pub outbound: bool,
 }
+
+impl Default for Verify {
+    fn default() -> Self {
+        Self {
+            sample: 0.0,
+            requests: Verifiable::default(),
+            headers: vec!["content-type".to_owned()],
+            threshold: 3,
+            keep: Shown::default(),
+            outbound: false,
+        }
+    }
+}
+
+/// What is kept and shown of answers that differ.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Shown {
+    /// Status, the compared headers, lengths and digests; the path without its query.
+    #[default]
+    Digests,
+    /// Also the query and the first KiB of the bodies.
+    Bodies,
+}
+
+pub(super) const KEEP: &[(&str, Shown)] = &[("digests", Shown::Digests), ("bodies", Shown::Bodies)];
 
 /// The requests that may be sent to both tiers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

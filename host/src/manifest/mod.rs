@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 pub use egress::{Egress, EgressHost, EgressRule, Scheme};
 pub use fault::{Fault, Faults, Misfit, Position};
 pub use function::{
-    Function, Instances, KeepAlive, Limits, Listen, NativeSource, Policy, Retry, Sandboxes,
+    Function, Instances, KeepAlive, Limits, Listen, NativeSource, Policy, Retry, Sandboxes, Shown,
     Verifiable, Verify,
 };
 pub use host::{Cache, Host, LogFormat, Tls, User};

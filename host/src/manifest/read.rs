@@ -13,7 +13,7 @@ use toml::de::{DeTable, DeValue};
 use super::egress::{Egress, EgressRule, host_name};
 use super::fault::{Fault, Faults, Misfit, Position};
 use super::function::{
-    Function, Instances, KEEP_ALIVE, Limits, Listen, NativeSource, POLICY, Policy, RETRY,
+    Function, Instances, KEEP, KEEP_ALIVE, Limits, Listen, NativeSource, POLICY, Policy, RETRY,
     Sandboxes, VERIFIABLE, Verify,
 };
 use super::host::{Cache, Host, LOG_FORMAT, Tls};
@@ -281,7 +281,7 @@ fn function(
         telemetry: function_telemetry(s.section("telemetry")),
         ..Function::new(name, route)
     };
-    function.policy = policy(s, function.verify);
+    function.policy = policy(s, function.verify.sample);
     if function.policy.uses_native() && function.limits.memory > pool.memory {
         let problem = format!("\"{}\" is more than pool.memory", function.limits.memory);
         let expected = format!("at most {}, so that one sandbox fits", pool.memory);
@@ -414,9 +414,23 @@ fn verify(mut section: Section<'_>) -> Verify {
     let verify = Verify {
         sample: section.get("sample", number(0.0..=1.0)).unwrap_or(default.sample),
         requests: section.get("requests", choice(VERIFIABLE)).unwrap_or(default.requests),
+        headers: section
+            .list("headers", "a list of header names", header_name)
+            .unwrap_or(default.headers),
+        threshold: section.get("threshold", count(1..=1_000)).unwrap_or(default.threshold),
+        keep: section.get("keep", choice(KEEP)).unwrap_or(default.keep),
+        outbound: section.get("outbound", boolean).unwrap_or(default.outbound),
     };
     section.end();
     verify
+}
+
+fn header_name(value: &DeValue<'_>) -> Result<String, Misfit> {
+    const EXPECTED: &str = "the name of a header";
+    let name = string(EXPECTED)(value)?;
+    let misfit = || Misfit::new(format!("\"{name}\" is not a header"), EXPECTED);
+    let parsed: http::HeaderName = name.parse().map_err(|_| misfit())?;
+    Ok(parsed.as_str().to_owned())
 }
 
 fn instances(section: &mut Section<'_>) -> Instances {
@@ -527,7 +541,7 @@ fn egress(mut section: Section<'_>) -> Egress {
 }
 
 /// The policy that was asked for or follows from the artifacts, and whether they are there for it.
-fn policy(section: &mut Section<'_>, verify: Verify) -> Policy {
+fn policy(section: &mut Section<'_>, verified: f64) -> Policy {
     let asked = section.get("policy", choice(POLICY));
     let (wasm, native) = (section.has("component"), section.has("native"));
     if !wasm && !native {
@@ -545,7 +559,7 @@ fn policy(section: &mut Section<'_>, verify: Verify) -> Policy {
         () if policy.uses_native() && !native => Some("native"),
         () => None,
     };
-    let both = verify.sample > 0.0 && !(wasm && native);
+    let both = verified > 0.0 && !(wasm && native);
     if let Some(missing) = missing {
         let name = POLICY.iter().find(|(_, choice)| *choice == policy).map_or("", |(name, _)| name);
         let meant = POLICY.iter().find(|(_, choice)| *choice == follows);

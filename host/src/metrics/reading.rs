@@ -90,6 +90,12 @@ fn of_function(reading: &mut Reading, function: &Function) {
         reading.push(&i::HTTP_CLIENT_REQUEST_DURATION, attributes, outgoing);
     }
     let outcome = |outcome| with(KeyValue::new(key::BATON_OUTCOME, outcome));
+    if let Some(guard) = &function.guard {
+        for (came_out, count) in guard.counts() {
+            reading.push(&i::BATON_VERIFY_COMPARISONS, outcome(came_out), count);
+        }
+        reading.push(&i::BATON_VERIFY_DEMOTED, vec![name()], u64::from(guard.is_demoted()));
+    }
     if function.native.is_some() {
         let started = counts.of(Tier::Native).init.shot().count();
         reading.push(&i::BATON_POOL_STARTS, outcome("ready"), started);

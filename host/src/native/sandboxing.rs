@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CString, NulError};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use baton_otel::names::span;
 use baton_otel::{RequestContext, SpanId, TraceId};
@@ -15,7 +15,9 @@ use baton_pool::meter::Consumption;
 use baton_pool::output::Stream;
 use baton_pool::protocol::SandboxId;
 use baton_pool::reason::{LeaseError, Reason};
-use baton_pool::schedule::{Cause, Counts, FunctionId, KeepAlive, Quarantine, SandboxInfo};
+use baton_pool::schedule::{
+    Cause, Counts, FunctionId, KeepAlive, Outlook, Quarantine, SandboxInfo,
+};
 use baton_pool::spec::{FunctionSpec, Listen};
 use serde_json::{Value, json};
 use tokio_util::task::TaskTracker;
@@ -31,6 +33,7 @@ use crate::manifest::{self, Function};
 use crate::observer::Observer;
 use crate::problem::{Kind, Problem};
 use crate::tier::Tier;
+use crate::tier::chooser::{self, Bounds, Chooser};
 
 /// Creations at once: as many as the daemon has workers, and one that waits at each.
 const CREATING_MAX: usize = 4;
@@ -91,12 +94,15 @@ struct Name {
     alone: bool,
     /// Nobody sends it requests any more; it is named until its last sandbox is gone.
     retired: bool,
+    /// Learns how long its starts take.
+    chooser: Arc<Chooser>,
 }
 
 /// A function's revision in the pool; dropping it retires the revision's sandboxes.
 pub struct Native {
     id: FunctionId,
     sandboxing: Arc<Sandboxing>,
+    chooser: Arc<Chooser>,
 }
 
 impl Drop for Native {
@@ -200,14 +206,21 @@ impl Sandboxing {
             self.pool.sandboxes().into_iter().filter_map(|sandbox| sandbox.function).collect();
         let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
         names.retain(|id, name| !name.retired || in_use.contains(id));
+        let bounds = Bounds {
+            concurrency: sandboxes.concurrency,
+            max: sandboxes.max,
+            idle_timeout: sandboxes.idle_timeout,
+        };
+        let chooser = Arc::new(Chooser::new(bounds, Instant::now()));
         let name = Name {
             text: function.name.as_str().into(),
             digest: digest.into(),
             alone: sandboxes.concurrency == 1,
             retired: false,
+            chooser: Arc::clone(&chooser),
         };
         names.insert(id, name);
-        Ok(Native { id, sandboxing: Arc::clone(self) })
+        Ok(Native { id, sandboxing: Arc::clone(self), chooser })
     }
 
     /// The pool in numbers.
@@ -244,6 +257,23 @@ impl Native {
     /// A warm sandbox with room, if there is one.
     pub(super) fn try_lease(&self) -> Option<Lease> {
         self.sandboxing.pool.try_lease(self.id)
+    }
+
+    /// What there is for one more request.
+    #[must_use]
+    pub fn outlook(&self) -> Outlook {
+        self.sandboxing.pool.outlook(self.id)
+    }
+
+    /// Keeps idle sandboxes at most so long from the next release on.
+    pub(super) fn keep_at_most(&self, keep: Duration) {
+        self.sandboxing.pool.keep_at_most(self.id, keep);
+    }
+
+    /// What is known of the function's tiers.
+    #[must_use]
+    pub fn chooser(&self) -> &Arc<Chooser> {
+        &self.chooser
     }
 
     /// Has sandboxes prepared for the requests now in flight.
@@ -389,6 +419,22 @@ pub fn sandboxes(host: &Host) -> Value {
     sandboxes.into_iter().zip(used).map(describe).collect()
 }
 
+/// How long a start took: the activation until the function accepted, and the creation before it.
+fn measure(chooser: &Chooser, phases: &[Phase]) {
+    let find = |name: &str| phases.iter().find(|phase| phase.name == name);
+    let since = |start: SystemTime, end: SystemTime| end.duration_since(start).ok();
+    if let (Some(activate), Some(ready)) = (find("activate"), find("ready"))
+        && let Some(took) = since(activate.start, ready.end)
+    {
+        chooser.started(chooser::Kind::Activation, took);
+    }
+    if let Some(create) = find("create")
+        && let Some(took) = since(create.start, create.end)
+    {
+        chooser.started(chooser::Kind::Creation, took);
+    }
+}
+
 /// What the pool has to say goes to the log and into traces.
 fn tell(observer: &Observer, names: &Names, serving: &Serving, event: PoolEvent) {
     let names = names.read().unwrap_or_else(PoisonError::into_inner);
@@ -396,6 +442,9 @@ fn tell(observer: &Observer, names: &Names, serving: &Serving, event: PoolEvent)
     match event {
         PoolEvent::Created { .. } => observer.metrics.created(),
         PoolEvent::Prepared { function, sandbox, pid, cause, outcome, phases } => {
+            if let (Ok(()), Some(known)) = (&outcome, names.get(&function)) {
+                measure(&known.chooser, &phases);
+            }
             let function = name(&function);
             match &outcome {
                 Ok(()) => tracing::debug!(function, %sandbox, pid, "sandbox ready"),

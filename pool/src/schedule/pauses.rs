@@ -13,6 +13,8 @@ pub(super) struct Pauses {
     quiet_since: Option<Instant>,
     /// A sandbox was made ahead in this pause already.
     prewarmed: bool,
+    /// The host does not want one kept longer.
+    keep_max: Duration,
 }
 
 impl Pauses {
@@ -23,7 +25,13 @@ impl Pauses {
                 .then(|| IdleTimes::new(policy.idle_timeout)),
             quiet_since: None,
             prewarmed: false,
+            keep_max: Duration::MAX,
         }
+    }
+
+    /// From now on an idle sandbox is kept at most so long.
+    pub(super) fn keep_at_most(&mut self, keep: Duration) {
+        self.keep_max = keep;
     }
 
     /// A request came when none was known to run.
@@ -51,11 +59,12 @@ impl Pauses {
 
     /// How long an idle sandbox is kept that a request has used, or that was made ahead of the next.
     pub(super) fn keep(&self, used: bool) -> Duration {
-        match self.plan.prewarm {
+        let keep = match self.plan.prewarm {
             Duration::ZERO => self.plan.keep,
             _ if used => Duration::ZERO,
             prewarm => self.plan.keep - prewarm,
-        }
+        };
+        keep.min(self.keep_max)
     }
 
     /// When a sandbox is to be made ahead of the next request.

@@ -266,3 +266,25 @@ fn machine_code_from_elsewhere_is_refused_unless_allowed() {
         .start();
     assert_eq!(baton.get("/hello").body(), "hello, world\n");
 }
+
+#[test]
+fn explain_shows_a_functions_choice_and_names_the_functions_that_there_are() {
+    let baton = Setup::new().wasm("hello").start();
+    assert_eq!(baton.get("/hello").status(), 200);
+    let explain = |name: &str, more: &[&str]| {
+        let mut command = Command::new(program());
+        command.args(["explain", name, "--admin", &baton.admin.to_string()]).args(more);
+        command.output().expect("baton can be started")
+    };
+    let shown = explain("hello", &[]);
+    let text = String::from_utf8_lossy(&shown.stdout);
+    assert!(shown.status.success(), "{shown:?}");
+    assert!(text.starts_with("hello  policy wasm\n\nnext request: wasm (policy)\n"), "{text}");
+    let document = explain("hello", &["--json"]);
+    let document: serde_json::Value = serde_json::from_slice(&document.stdout).unwrap();
+    assert_eq!(document["next"]["reason"], "policy");
+    let unknown = explain("nobody", &[]);
+    assert_eq!(unknown.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&unknown.stderr);
+    assert!(said.contains("there is no function \"nobody\"; it serves: hello"), "{said}");
+}

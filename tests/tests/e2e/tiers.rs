@@ -211,3 +211,100 @@ fn one_connection_of_a_client_sees_both_tiers() {
     });
     assert_eq!(tiers[0], "wasm");
 }
+
+/// What `baton explain` is told.
+fn explained(baton: &Baton, function: &str) -> Value {
+    baton.administration(&format!("/v1/functions/{function}/explain"))
+}
+
+#[test]
+fn adaptive_activates_a_parked_sandbox_for_a_long_function() {
+    let baton = Setup::new()
+        .function("matmul", "adaptive")
+        .component("matmul")
+        .executable("matmul")
+        .start();
+    baton.until_parked();
+    let multiply = || baton.post("/matmul", r#"{"size": 200}"#);
+    let first = multiply();
+    assert_eq!((first.status().as_u16(), tier_of(&first)), (200, "wasm".to_owned()));
+    let answer = wait_for("the native build answers", || {
+        let answer = multiply();
+        assert_eq!(answer.status(), 200);
+        (tier_of(&answer) == "native").then_some(answer)
+    });
+    assert_eq!(answer.body(), first.body());
+    let document = explained(&baton, "matmul");
+    let decisions = document["decisions"].as_array().unwrap();
+    assert_eq!(decisions[0]["reason"], "not-worth");
+    assert!(decisions.iter().any(|one| one["tier"] == "native"), "{document:#}");
+    assert!(document["estimates"]["wasm"]["expected_ms"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn adaptive_makes_no_sandbox_for_a_function_that_is_asked_once() {
+    let baton =
+        Setup::new().function("hello", "adaptive").component("hello").executable("hello").start();
+    baton.until_parked();
+    assert_eq!(reason_of(&baton, 1, "/hello"), "not-worth");
+    assert!(baton.sandboxes_of("hello").is_empty());
+}
+
+#[test]
+fn adaptive_answers_every_request_while_its_sandboxes_are_killed() {
+    let baton = Setup::new()
+        .function("matmul", "adaptive")
+        .component("matmul")
+        .executable("matmul")
+        .start();
+    baton.until_parked();
+    for _ in 0..30 {
+        let answer = baton.post("/matmul", r#"{"size": 120}"#);
+        assert_eq!(answer.status(), 200);
+        for sandbox in baton.sandboxes_of("matmul") {
+            // It may be on its way out already.
+            let _ = kill(Pid::from_raw(sandbox.pid), Signal::SIGKILL);
+        }
+    }
+}
+
+#[test]
+fn explain_says_what_the_next_request_would_do_under_every_policy() {
+    let baton = Setup::new()
+        .hybrid("hello")
+        .function("misbehaving", "wasm")
+        .component("misbehaving")
+        .start();
+    assert_eq!(explained(&baton, "hello")["next"]["reason"], "no-warm-sandbox");
+    assert_eq!(explained(&baton, "misbehaving")["next"]["reason"], "policy");
+    let _warm = warm(&baton, "hello");
+    let document = explained(&baton, "hello");
+    assert_eq!(document["next"]["tier"], "native");
+    assert_eq!(document["next"]["reason"], "warm");
+    let times = baton.administration("/v1/functions/hello")["service_times"].clone();
+    assert!(times["wasm"]["p50_ms"].as_f64().unwrap() > 0.0, "{times:#}");
+    assert!(times["native"]["samples"].as_u64().unwrap() > 0, "{times:#}");
+    assert!(times["activation"]["expected_ms"].as_f64().unwrap() > 0.0, "{times:#}");
+    assert_eq!(baton.ask_admin("/v1/functions/nobody/explain").unwrap().status(), 404);
+}
+
+#[test]
+fn the_time_that_a_client_takes_to_send_its_body_is_not_measured() {
+    let baton = Setup::new().wasm("misbehaving").start();
+    let mut slow = baton.raw();
+    slow.write(
+        "POST /misbehaving/hold HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\
+         Connection: close\r\n\r\n3\r\nabc\r\n",
+    )
+    .unwrap();
+    wait_until("it is in flight", || baton.in_flight("misbehaving") == 1);
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    slow.write("0\r\n\r\n").unwrap();
+    assert!(slow.rest().contains("held"));
+    let times = wait_for("it is measured", || {
+        let document = baton.administration("/v1/functions/misbehaving");
+        let times = document["service_times"]["wasm"].clone();
+        times.is_object().then_some(times)
+    });
+    assert!(times["p99_ms"].as_f64().unwrap() < 1000.0, "{times:#}");
+}

@@ -134,7 +134,7 @@ fn every_other_form_of_a_value_is_read() {
         (f.policy, f.retry, f.keep_alive),
         (Policy::Adaptive, Retry::Never, KeepAlive::Histogram)
     );
-    assert_eq!(f.verify, Verify { sample: 1.0, requests: Verifiable::All });
+    assert_eq!(f.verify, Verify { sample: 1.0, requests: Verifiable::All, ..Verify::default() });
     let idle = 10 * SECOND;
     assert_eq!(f.instances, Instances::Reuse { requests: 5, concurrent: 1, idle });
     assert!(f.egress.allow[2].admits(Scheme::Http, "[::1]", 80));
