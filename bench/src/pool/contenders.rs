@@ -214,7 +214,7 @@ fn configuration(cgroup: &str) -> Value {
             "terminal": false,
             "user": { "uid": 1, "gid": 1 },
             "args": ["/server"],
-            "env": ["HOME=/", "LISTEN_FDS=1", "LISTEN_FDNAMES=http"],
+            "env": ["HOME=/", "PATH=/", "LISTEN_FDS=1", "LISTEN_FDNAMES=http"],
             "cwd": "/",
             "capabilities": none.into_iter().collect::<serde_json::Map<_, _>>(),
             "noNewPrivileges": true,
