@@ -37,6 +37,11 @@ pub const BENCHES: &[Bench] = &[
         about: "the Wasm tier beside bare hyper and wasmtime serve",
         run: crate::wasm::run,
     },
+    Bench {
+        name: "forward",
+        about: "what forwarding to a sandbox adds to the same server reached directly",
+        run: crate::forward::run,
+    },
 ];
 
 /// What a bench is run with.
