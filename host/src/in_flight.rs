@@ -12,6 +12,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::observer::Observer;
 use crate::record::{Outcome, Record};
 use crate::request_body::Intake;
+use crate::tunnel::Asked;
 
 /// What a request holds until its end.
 pub struct InFlight {
@@ -21,6 +22,8 @@ pub struct InFlight {
     pub place: Option<OwnedSemaphorePermit>,
     /// Its body.
     pub intake: Option<Intake>,
+    /// The client, when it asks for another protocol and may have it.
+    pub asked: Option<Asked>,
     /// When the function's time is up.
     pub deadline: Option<Instant>,
     observer: Arc<Observer>,
@@ -45,6 +48,7 @@ impl InFlight {
             record: Box::new(record),
             place: None,
             intake: None,
+            asked: None,
             deadline: None,
             observer,
             progress: Progress::Unanswered,

@@ -41,4 +41,5 @@ pub mod supported;
 pub mod tier;
 pub mod tls;
 pub mod top;
+pub mod tunnel;
 pub mod wasm;
