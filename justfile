@@ -60,6 +60,10 @@ test-pool-slow: setup
 test-storm: build
     cargo nextest run --release --locked --package baton-tests --test e2e storm --run-ignored only --no-capture
 
+# A gibibyte each way through both tiers, in constant memory; not part of CI
+test-http-slow: build
+    cargo nextest run --release --locked --package baton-tests --test e2e --run-ignored only http::
+
 # Serve both tiers on cgroup v2, in a small emulated machine; not part of CI
 test-cgroup2: build
     @tests/cgroup2

@@ -42,6 +42,11 @@ pub const BENCHES: &[Bench] = &[
         about: "four traffic patterns over short and long functions, under every policy",
         run: crate::tiers::run,
     },
+    Bench {
+        name: "forward",
+        about: "what forwarding to a sandbox adds to the same server reached directly",
+        run: crate::forward::run,
+    },
 ];
 
 /// What a bench is run with.

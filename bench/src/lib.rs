@@ -19,6 +19,7 @@ pub mod compare;
 pub mod cores;
 pub mod counters;
 pub mod deployment;
+pub mod forward;
 pub mod interleave;
 pub mod load;
 pub mod machine;

@@ -46,7 +46,8 @@ pub enum Source {
 /// The body of an answer.
 pub struct Answer {
     source: Source,
-    in_flight: InFlight,
+    /// Nothing when the request goes on without HTTP.
+    in_flight: Option<InFlight>,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
@@ -54,18 +55,25 @@ impl Answer {
     /// The body that ends the request.
     #[must_use]
     pub fn new(source: Source, in_flight: InFlight) -> Self {
-        Self { source, in_flight, timer: None }
+        Self { source, in_flight: Some(in_flight), timer: None }
+    }
+
+    /// The body, which is none, of an answer that changes the protocol.
+    #[must_use]
+    pub fn switching() -> Self {
+        Self { source: Source::Host(Full::default()), in_flight: None, timer: None }
     }
 
     fn end(&mut self, outcome: Outcome) {
+        let Some(in_flight) = &mut self.in_flight else { return };
         if let Source::Guest(guest) = &self.source {
-            self.in_flight.record.guest_cpu = guest.cpu_used();
+            in_flight.record.guest_cpu = guest.cpu_used();
         }
         if outcome != Outcome::Complete {
             // The guest or the sandbox is let go before the place in the function is free again.
             self.source = Source::Host(Full::default());
         }
-        self.in_flight.end(outcome);
+        in_flight.end(outcome);
     }
 
     fn poll_source(
@@ -82,22 +90,41 @@ impl Answer {
         }
     }
 
+    /// Polls the source, and has the record's stopwatch run while it works.
+    fn poll_timed(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        if let Some(in_flight) = &mut self.in_flight {
+            in_flight.record.work.start(Instant::now());
+        }
+        let polled = self.poll_source(cx);
+        if polled.is_ready()
+            && let Some(in_flight) = &mut self.in_flight
+        {
+            in_flight.record.work.stop(Instant::now());
+        }
+        polled
+    }
+
     fn out_of_time(&mut self, cx: &mut Context<'_>) -> bool {
-        let Some(deadline) = self.in_flight.deadline else { return false };
+        let deadline = self.in_flight.as_ref().and_then(|in_flight| in_flight.deadline);
+        let Some(deadline) = deadline else { return false };
         let timer =
             self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline.into())));
         timer.as_mut().poll(cx).is_ready()
     }
 
     fn break_off(&mut self, why: BrokenOff) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
-        let record = &self.in_flight.record;
-        tracing::warn!(
-            function = record.function.as_ref().map(|function| function.name()),
-            trace_id = %record.context.trace_id,
-            error = &why as &dyn std::error::Error,
-            "an answer broke off after its head was sent"
-        );
-        self.in_flight.record.out_of_time = matches!(why, BrokenOff::Timeout);
+        if let Some(InFlight { record, .. }) = &mut self.in_flight {
+            record.out_of_time = matches!(why, BrokenOff::Timeout);
+            tracing::warn!(
+                function = record.function.as_ref().map(|function| function.name()),
+                trace_id = %record.context.trace_id,
+                error = &why as &dyn std::error::Error,
+                "an answer broke off after its head was sent"
+            );
+        }
         self.end(Outcome::Broken);
         Poll::Ready(Some(Err(why)))
     }
@@ -112,18 +139,20 @@ impl Body for Answer {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         let this = self.get_mut();
-        this.in_flight.record.work.start(Instant::now());
-        let polled = this.poll_source(cx);
-        if polled.is_ready() {
-            this.in_flight.record.work.stop(Instant::now());
-        }
+        let polled = this.poll_timed(cx);
         match polled {
             Poll::Ready(Some(Ok(frame))) => {
                 let sent = frame.data_ref().map_or(0, Bytes::len);
-                if let (Some(sample), Some(data)) = (&mut this.in_flight.sample, frame.data_ref()) {
-                    sample.data(data);
+                if let Some(in_flight) = &mut this.in_flight {
+                    if let (Some(sample), Some(data)) = (&mut in_flight.sample, frame.data_ref()) {
+                        sample.data(data);
+                    }
+                    in_flight.record.sent += sent as u64;
                 }
-                this.in_flight.record.sent += sent as u64;
+                if frame.is_trailers() {
+                    // Nothing follows them, and the connection does not ask.
+                    this.end(Outcome::Complete);
+                }
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(why))) => this.break_off(why),
@@ -156,7 +185,7 @@ impl Body for Answer {
 impl Drop for Answer {
     /// The connection drops a body that it has written whole, and one whose client has left.
     fn drop(&mut self) {
-        let whole = self.is_end_stream() || self.in_flight.is_whole();
+        let whole = self.is_end_stream() || self.in_flight.as_ref().is_some_and(InFlight::is_whole);
         self.end(if whole { Outcome::Complete } else { Outcome::ClientGone });
     }
 }

@@ -81,6 +81,8 @@ pub struct Host {
     pub closing: CancellationToken,
     /// What runs everything.
     pub runtime: Handle,
+    /// Connections of clients, also those that have changed their protocol.
+    pub connections: TaskTracker,
     /// Everything that outlives a request.
     pub tasks: TaskTracker,
 }
@@ -176,6 +178,7 @@ fn assemble(
         draining: CancellationToken::new(),
         closing: CancellationToken::new(),
         runtime: Handle::current(),
+        connections: TaskTracker::new(),
         tasks,
     };
     let host = Arc::new(host);

@@ -12,6 +12,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::observer::Observer;
 use crate::record::{Outcome, Record};
 use crate::request_body::Intake;
+use crate::tunnel::Asked;
 use crate::verify::Sample;
 
 /// What a request holds until its end.
@@ -24,6 +25,8 @@ pub struct InFlight {
     pub intake: Option<Intake>,
     /// What is kept of it for a comparison of both tiers.
     pub sample: Option<Box<Sample>>,
+    /// The client, when it asks for another protocol and may have it.
+    pub asked: Option<Asked>,
     /// When the function's time is up.
     pub deadline: Option<Instant>,
     observer: Arc<Observer>,
@@ -49,6 +52,7 @@ impl InFlight {
             place: None,
             intake: None,
             sample: None,
+            asked: None,
             deadline: None,
             observer,
             progress: Progress::Unanswered,

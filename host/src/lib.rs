@@ -43,5 +43,6 @@ pub mod supported;
 pub mod tier;
 pub mod tls;
 pub mod top;
+pub mod tunnel;
 pub mod verify;
 pub mod wasm;

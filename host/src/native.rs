@@ -10,6 +10,7 @@
 //! answer: the body gives the sandbox back at its end; dropped before, the sandbox is removed
 //! ```
 
+mod connection;
 mod cpu_time;
 pub(crate) mod prepare;
 mod sandboxing;
@@ -21,13 +22,11 @@ use std::time::Instant;
 
 use baton_pool::reason::Reason as Ending;
 use bytes::Bytes;
-use http::{Method, Request, Response, Version};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
+use hyper::upgrade::OnUpgrade;
 use tokio::time::timeout;
-use tokio_util::task::TaskTracker;
 
 use crate::function::Function;
 use crate::manifest::{Policy, Retry};
@@ -38,14 +37,13 @@ use crate::request_body::{Intake, RequestBody};
 use crate::service::strip_hop_by_hop;
 use crate::tier::adaptive::{Outlook, Place};
 use crate::tier::{Reason, Tier};
+use crate::tunnel::Tunnel;
 use crate::verify::Guard;
+pub(crate) use connection::Connection;
 pub use sandboxing::{Gauges, Native, Sandboxing, describe_consumption, quarantined, sandboxes};
 
-/// A connection kept alive to a function in its sandbox.
-type Connection = SendRequest<RequestBody>;
-
 /// A sandbox that is this request's for now.
-type Lease = baton_pool::lease::Lease<Connection>;
+pub(crate) type Lease = baton_pool::lease::Lease<Connection>;
 
 /// What came of offering a request to the native tier.
 pub enum Attempt {
@@ -65,7 +63,12 @@ pub async fn attempt(
     request: Request<RequestBody>,
 ) -> Attempt {
     let demoted = function.guard.as_ref().is_some_and(Guard::is_demoted);
-    let (reason, lease) = match (function.spec.policy, &function.native) {
+    // Only a function in a sandbox can speak another protocol than HTTP.
+    let policy = match function.spec.policy {
+        Policy::Hybrid | Policy::Adaptive if asks_for_upgrade(&request) => Policy::Native,
+        policy => policy,
+    };
+    let (reason, lease) = match (policy, &function.native) {
         (Policy::Wasm, _) => return Attempt::Declined(request, Reason::Policy),
         _ if demoted => return Attempt::Declined(request, Reason::Diverged),
         (_, None) => return Attempt::Declined(request, Reason::NoSandboxes),
@@ -168,10 +171,7 @@ async fn forward(
     lease: Lease,
     mut request: Request<RequestBody>,
 ) -> Attempt {
-    let Some(native) = &function.native else {
-        return Attempt::Declined(request, Reason::NoSandboxes);
-    };
-    let mut connection = match connect(&lease, record, native.tasks()).await {
+    let mut connection = match connect(&lease, record).await {
         Ok(connection) => connection,
         Err(error) => {
             tracing::debug!(%error, "a sandbox was gone before a request had reached it");
@@ -181,20 +181,33 @@ async fn forward(
     record.enter(Phase::Forward);
     record.pass_on(request.headers_mut());
     *request.version_mut() = Version::HTTP_11;
+    let upgrade = asks_for_upgrade(&request);
     let again = !record.is_shadow && repeatable(function, request.method());
     let again = again.then(|| head_of(&request));
     let mut watch: Watch = Box::pin(cpu_time::watch(&function.spec, lease.meter()));
     let sent = tokio::select! {
         biased;
-        sent = connection.try_send_request(request) => sent,
+        sent = connection.send(request) => sent,
         // The sandbox, which is at work still, goes with its lease.
         () = &mut watch => return Attempt::Failed(cpu_time::problem(&function.spec)),
     };
     match sent {
-        Ok(response) => {
-            let mut response = response.map(|body| NativeBody::new(body, lease, connection, watch));
+        Ok(response) if response.status().is_informational() && !upgrade => {
+            let detail = "the function changed the protocol, which nobody had asked for";
+            Attempt::Failed(Problem::new(Kind::InvalidResponse, detail))
+        }
+        Ok(mut response) => {
+            let switched = (response.status() == StatusCode::SWITCHING_PROTOCOLS)
+                .then(|| hyper::upgrade::on(&mut response));
+            let protocol = response.headers().get(header::UPGRADE).cloned();
             strip_hop_by_hop(response.headers_mut());
-            Attempt::Answered(response)
+            if let (Some(_), Some(protocol)) = (&switched, protocol) {
+                let headers = response.headers_mut();
+                headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+                headers.insert(header::UPGRADE, protocol);
+            }
+            let held = Some((lease, connection));
+            Attempt::Answered(response.map(|body| NativeBody { body, switched, held, watch }))
         }
         Err(mut failed) => {
             if let Some(request) = failed.take_message() {
@@ -245,25 +258,14 @@ fn problem(error: &hyper::Error, lease: &Lease) -> Problem {
 }
 
 /// A connection that an earlier request left and that is still good, else a new one.
-async fn connect(
-    lease: &Lease,
-    record: &mut Record,
-    tasks: &TaskTracker,
-) -> Result<Connection, ConnectError> {
+async fn connect(lease: &Lease, record: &mut Record) -> Result<Connection, ConnectError> {
     while let Some(mut connection) = lease.take_idle() {
-        if connection.ready().await.is_ok() {
+        if connection.is_ready() {
             return Ok(connection);
         }
     }
     record.enter(Phase::Connect);
-    let stream = lease.connect().await?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    tasks.spawn(async move {
-        // Whoever waits for an answer on it is told the reason through the sender.
-        let _ = connection.await;
-    });
-    sender.ready().await?;
-    Ok(sender)
+    Ok(Connection::new(lease.connect().await?).await?)
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -272,6 +274,11 @@ enum ConnectError {
     Connect(#[from] std::io::Error),
     #[error("the connection closed at once")]
     Handshake(#[from] hyper::Error),
+}
+
+/// Whether the client asks for another protocol, and may: the header is kept only then.
+fn asks_for_upgrade(request: &Request<RequestBody>) -> bool {
+    request.headers().contains_key(header::UPGRADE)
 }
 
 /// Whether a request that was sent may be sent again.
@@ -296,6 +303,8 @@ pub(crate) fn head_of(request: &Request<RequestBody>) -> Request<()> {
 /// The body of a native function's answer; it holds the sandbox.
 pub struct NativeBody {
     body: Incoming,
+    /// What the connection becomes when the answer is 101.
+    switched: Option<OnUpgrade>,
     /// `None` once the sandbox was given back.
     held: Option<(Lease, Connection)>,
     watch: Watch,
@@ -316,14 +325,16 @@ pub enum NativeFailure {
 }
 
 impl NativeBody {
-    fn new(body: Incoming, lease: Lease, connection: Connection, watch: Watch) -> Self {
-        Self { body, held: Some((lease, connection)), watch }
+    /// The connection, when the function has agreed to another protocol.
+    pub fn take_tunnel(&mut self) -> Option<Tunnel> {
+        let (lease, connection) = self.switched.is_some().then(|| self.held.take())??;
+        Some(Tunnel::new(connection, self.switched.take()?, lease))
     }
 
     /// The answer is whole: sandbox and connection are for the next request.
     fn release(&mut self) {
-        if let Some((lease, connection)) = self.held.take() {
-            if !connection.is_closed() {
+        if let Some((lease, mut connection)) = self.held.take() {
+            if connection.is_ready() {
                 lease.put_idle(connection);
             }
             lease.release();
@@ -339,13 +350,24 @@ impl Body for NativeBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, NativeFailure>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
-        match polled {
-            Poll::Ready(None) => self.release(),
-            Poll::Pending if self.watch.as_mut().poll(cx).is_ready() => {
-                return Poll::Ready(Some(Err(NativeFailure::CpuTime)));
-            }
-            _ => {}
+        let mut polled = Pin::new(&mut self.body).poll_frame(cx);
+        if polled.is_pending()
+            && let Some((_, connection)) = &mut self.held
+        {
+            connection.drive(cx);
+            polled = Pin::new(&mut self.body).poll_frame(cx);
+        }
+        if polled.is_pending() && self.watch.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Some(Err(NativeFailure::CpuTime)));
+        }
+        // Nothing follows trailers, and the connection to the client does not ask.
+        let ended = match &polled {
+            Poll::Ready(None) => true,
+            Poll::Ready(Some(Ok(frame))) => frame.is_trailers(),
+            _ => false,
+        };
+        if ended {
+            self.release();
         }
         polled.map_err(NativeFailure::Connection)
     }

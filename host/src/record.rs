@@ -11,6 +11,8 @@ use baton_otel::{Event, KeyValue, Kind, RequestContext, Span, Status, Trace};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header};
 
 use crate::egress::{Caller, Calls};
+use tokio::sync::OwnedSemaphorePermit;
+
 use crate::function::Function;
 use crate::phases::{Interval, Phase, Phases};
 use crate::problem;
@@ -19,7 +21,7 @@ use crate::tier::chooser::Decision;
 use crate::tier::{Reason, Tier};
 
 /// How a request came in.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Peer {
     /// The client's address; `None` on a Unix socket.
     pub client: Option<SocketAddr>,
@@ -27,6 +29,9 @@ pub struct Peer {
     pub server: Option<SocketAddr>,
     /// Whether it came over TLS.
     pub secure: bool,
+    /// Its connection's place among those that there may be; whatever is left of a connection
+    /// that changed its protocol holds it as well.
+    pub place: OwnedSemaphorePermit,
 }
 
 impl Peer {

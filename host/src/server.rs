@@ -15,8 +15,9 @@ use arc_swap::ArcSwap;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname};
-use tokio::io::{AsyncRead, AsyncWrite};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockaddrLike, SockaddrStorage, getsockname, recv};
+use socket2::{SockFilter, SockRef};
+use tokio::io::{AsyncRead, AsyncWrite, Interest};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
@@ -40,6 +41,10 @@ const STREAMS: u32 = 256;
 /// How often an HTTP/2 client is asked whether it is still there, and how long it may take to say.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long an idle HTTP/1 connection is left open once no more are taken, for the request that its
+/// client may have sent already.
+const LINGER: Duration = Duration::from_millis(500);
 
 /// How long to wait for the rest of a preface that came in pieces.
 const PREFACE_PAUSE: Duration = Duration::from_millis(5);
@@ -94,19 +99,36 @@ impl Listener {
         Ok(Self::Tcp(TcpListener::from_std(listener)?))
     }
 
-    async fn accept(&self) -> io::Result<(Socket, Peer)> {
+    /// Has the kernel begin no more connections, so that emptying the queue comes to an end and
+    /// closing the listener resets nobody. A client that begins one now is refused a little later.
+    fn take_no_more(&self) {
+        let told = match self {
+            // It drops what is sent to the listener: one instruction, "return 0 bytes".
+            Self::Tcp(listener) => {
+                const DROP: SockFilter = SockFilter::new(0x06, 0, 0, 0);
+                SockRef::from(listener).attach_filter(&[DROP])
+            }
+            Self::Unix(listener) => SockRef::from(listener).shutdown(std::net::Shutdown::Read),
+        };
+        if let Err(error) = told {
+            tracing::debug!(%error, "a listener is closed without being told before");
+        }
+    }
+
+    async fn accept(&self, place: OwnedSemaphorePermit) -> io::Result<(Socket, Peer)> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, client) = listener.accept().await?;
                 // Answers are written whole; waiting to fill a segment only delays them.
                 stream.set_nodelay(true)?;
                 let server = stream.local_addr().ok();
-                let peer = Peer { client: Some(client), server, secure: false };
+                let peer = Peer { client: Some(client), server, secure: false, place };
                 Ok((Socket::Tcp(stream), peer))
             }
             Self::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
-                Ok((Socket::Unix(stream), Peer { client: None, server: None, secure: false }))
+                let peer = Peer { client: None, server: None, secure: false, place };
+                Ok((Socket::Unix(stream), peer))
             }
         }
     }
@@ -118,10 +140,47 @@ enum Socket {
     Unix(UnixStream),
 }
 
+impl Socket {
+    /// Reads what is there and leaves it there.
+    async fn peek(&self, first: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.peek(first).await,
+            Self::Unix(stream) => {
+                let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+                let peek = || Ok(recv(stream.as_raw_fd(), first, flags)?);
+                stream.async_io(Interest::READABLE, peek).await
+            }
+        }
+    }
+
+    /// Whether the first bytes of a connection, which are left in it, are HTTP/2's.
+    async fn has_preface(&self) -> io::Result<bool> {
+        let mut first = [0; PREFACE.len()];
+        loop {
+            let seen = self.peek(&mut first).await?;
+            if seen == 0 || !PREFACE.starts_with(first.get(..seen).unwrap_or_default()) {
+                return Ok(false);
+            }
+            if seen == PREFACE.len() {
+                return Ok(true);
+            }
+            // The rest of so few bytes comes at once or never; the caller bounds the wait.
+            tokio::time::sleep(PREFACE_PAUSE).await;
+        }
+    }
+}
+
 /// A client's connection that speaks HTTP.
 enum Spoken {
     Http1(Box<dyn Stream>),
     Http2(Box<dyn Stream>),
+}
+
+impl Spoken {
+    fn plain(stream: impl Stream + 'static, http2: bool) -> Self {
+        let stream = Box::new(stream);
+        if http2 { Self::Http2(stream) } else { Self::Http1(stream) }
+    }
 }
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -170,25 +229,26 @@ impl Server {
     }
 
     /// Accepts on `listener` until the host drains.
-    async fn accept(self: Arc<Self>, listener: Listener, connections: TaskTracker) {
+    async fn accept(self: Arc<Self>, listener: Listener) {
         loop {
             let accepted = tokio::select! {
                 biased;
                 () = self.host.closing.cancelled() => break,
                 accepted = self.accept_one(&listener) => accepted,
             };
-            self.begin(accepted, &connections).await;
+            self.begin(accepted).await;
         }
+        listener.take_no_more();
         // Whoever the kernel has accepted for us already is served.
-        while let Some(accepted) = now(self.accept_one(&listener)).await {
-            self.begin(accepted, &connections).await;
+        while let Some(accepted @ Ok(_)) = now(self.accept_one(&listener)).await {
+            self.begin(accepted).await;
         }
     }
 
-    async fn begin(self: &Arc<Self>, accepted: Accepted, connections: &TaskTracker) {
+    async fn begin(self: &Arc<Self>, accepted: Accepted) {
         match accepted {
-            Ok((place, stream, peer)) => {
-                connections.spawn(Arc::clone(self).serve(stream, peer, place));
+            Ok((stream, peer)) => {
+                self.host.connections.spawn(Arc::clone(self).serve(stream, peer));
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
@@ -199,12 +259,10 @@ impl Server {
 
     async fn accept_one(&self, listener: &Listener) -> Accepted {
         let place = Arc::clone(&self.connections).acquire_owned().await;
-        let place = place.map_err(io::Error::other)?;
-        let (stream, peer) = listener.accept().await?;
-        Ok((place, stream, peer))
+        listener.accept(place.map_err(io::Error::other)?).await
     }
 
-    async fn serve(self: Arc<Self>, socket: Socket, mut peer: Peer, _place: OwnedSemaphorePermit) {
+    async fn serve(self: Arc<Self>, socket: Socket, mut peer: Peer) {
         peer.secure = self.tls.is_some() && matches!(socket, Socket::Tcp(_));
         let spoken = match tokio::time::timeout(self.header_timeout, self.agree(socket)).await {
             Ok(Ok(spoken)) => spoken,
@@ -222,6 +280,12 @@ impl Server {
             Spoken::Http1(stream) => {
                 let connection = self.http1.serve_connection(TokioIo::new(stream), service);
                 let mut connection = pin!(connection.with_upgrades());
+                // From then on answers say `Connection: close`; one that nobody asks anything of
+                // is closed a little later, lest a request that is under way be met by a reset.
+                let closing = async {
+                    closing.await;
+                    tokio::time::sleep(LINGER).await;
+                };
                 tokio::select! {
                     ended = connection.as_mut() => ended,
                     () = closing => {
@@ -249,40 +313,21 @@ impl Server {
 
     /// Finds out what a client speaks: by ALPN under TLS, by prior knowledge without.
     async fn agree(&self, socket: Socket) -> io::Result<Spoken> {
-        match (socket, &self.tls) {
-            (Socket::Unix(stream), _) => Ok(Spoken::Http1(Box::new(stream))),
-            (Socket::Tcp(stream), None) => {
-                let http2 = has_preface(&stream).await?;
-                let stream = Box::new(stream);
-                Ok(if http2 { Spoken::Http2(stream) } else { Spoken::Http1(stream) })
-            }
+        let tls = self.tls.as_ref().filter(|_| matches!(socket, Socket::Tcp(_)));
+        let http2 = tls.is_none() && socket.has_preface().await?;
+        match (socket, tls) {
+            (Socket::Unix(stream), _) => Ok(Spoken::plain(stream, http2)),
+            (Socket::Tcp(stream), None) => Ok(Spoken::plain(stream, http2)),
             (Socket::Tcp(stream), Some(tls)) => {
                 let stream = TlsAcceptor::from(tls.load_full()).accept(stream).await?;
                 let http2 = stream.get_ref().1.alpn_protocol() == Some(tls::H2);
-                let stream = Box::new(stream);
-                Ok(if http2 { Spoken::Http2(stream) } else { Spoken::Http1(stream) })
+                Ok(Spoken::plain(stream, http2))
             }
         }
     }
 }
 
-/// Whether the first bytes of a connection, which are left in it, are HTTP/2's.
-async fn has_preface(stream: &TcpStream) -> io::Result<bool> {
-    let mut first = [0; PREFACE.len()];
-    loop {
-        let seen = stream.peek(&mut first).await?;
-        if seen == 0 || !PREFACE.starts_with(first.get(..seen).unwrap_or_default()) {
-            return Ok(false);
-        }
-        if seen == PREFACE.len() {
-            return Ok(true);
-        }
-        // The rest of so few bytes comes at once or never; the caller bounds the wait.
-        tokio::time::sleep(PREFACE_PAUSE).await;
-    }
-}
-
-type Accepted = io::Result<(OwnedSemaphorePermit, Socket, Peer)>;
+type Accepted = io::Result<(Socket, Peer)>;
 
 /// What a future has ready at its first poll.
 async fn now<T>(future: impl Future<Output = T>) -> Option<T> {
@@ -305,11 +350,11 @@ pub struct Serving {
 /// # Errors
 /// When a descriptor is not a listening socket.
 pub fn start(server: &Arc<Server>, listeners: Vec<OwnedFd>) -> io::Result<Serving> {
-    let serving = Serving { acceptors: TaskTracker::new(), connections: TaskTracker::new() };
+    let connections = server.host.connections.clone();
+    let serving = Serving { acceptors: TaskTracker::new(), connections };
     for listener in listeners {
         let listener = Listener::from_fd(listener)?;
-        let connections = serving.connections.clone();
-        serving.acceptors.spawn(Arc::clone(server).accept(listener, connections));
+        serving.acceptors.spawn(Arc::clone(server).accept(listener));
     }
     serving.acceptors.close();
     Ok(serving)

@@ -8,7 +8,9 @@ use std::time::Instant;
 
 use baton_otel::RequestContext;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri, Version, header};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header,
+};
 use hyper::body::Incoming;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout_at;
@@ -23,6 +25,7 @@ use crate::problem::{Kind, Problem};
 use crate::record::{Peer, Record};
 use crate::request_body::{BodyFault, Intake, RequestBody};
 use crate::tier::{Reason, Tier};
+use crate::tunnel::Asked;
 use crate::verify::Sample;
 use crate::wasm::{Failure, Invocation};
 
@@ -66,6 +69,7 @@ fn finish(
     if let Some(sample) = &mut in_flight.sample {
         sample.head(&response, record.problem);
     }
+    let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
     if host.server_timing
         && let Some(timing) = record.server_timing(Instant::now())
@@ -73,13 +77,21 @@ fn finish(
         headers.append(SERVER_TIMING, timing);
     }
     let cut_short = in_flight.intake.as_ref().is_some_and(|intake| intake.fault().is_some());
-    if cut_short && record.problem.is_some() && record.version <= Version::HTTP_11 {
-        // What follows on this connection is the rest of a body that nobody reads.
+    // What follows on this connection is the rest of a body that nobody reads.
+    let unread = cut_short && record.problem.is_some();
+    let last = unread || host.closing.is_cancelled();
+    if last && !switching && record.version <= Version::HTTP_11 {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     let length = headers.get(header::CONTENT_LENGTH);
     let promised = length.and_then(|length| length.to_str().ok()?.parse().ok());
     in_flight.answering(response.status(), promised);
+    if let Source::Native(body) = response.body_mut()
+        && let Some((tunnel, client)) = body.take_tunnel().zip(in_flight.asked.take())
+    {
+        host.connections.spawn(tunnel.carry(client, in_flight));
+        return response.map(|_| Answer::switching());
+    }
     response.map(|source| Answer::new(source, in_flight))
 }
 
@@ -97,7 +109,7 @@ fn report(record: &Record, problem: &Problem) -> Response<Source> {
 async fn answer(
     host: &Arc<Host>,
     in_flight: &mut InFlight,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Result<Response<Source>, Problem> {
     check_head(host, &request)?;
     let path = request.uri().path();
@@ -112,12 +124,18 @@ async fn answer(
     in_flight.record.in_flight = function.gate.in_flight();
     let deadline = Instant::now() + limits.timeout;
     in_flight.deadline = Some(deadline);
+    if function.native.is_some() {
+        in_flight.asked = Asked::by(&mut request);
+    }
     let (head, body) = request.into_parts();
     let intake = in_flight.intake.insert(Intake::new(body, limits.request_body.0)).clone();
     let Some(body) = intake.reader() else { unreachable!("nothing of the body was read yet") };
     let mut request = Request::from_parts(head, body);
     rewrite(&mut request, prefix, &in_flight.record)?;
     in_flight.sample = Sample::of(&function, &request, &host.tasks, &host.observer);
+    if let Some(asked) = &in_flight.asked {
+        asked.pass_on(request.headers_mut());
+    }
     let answered = dispatch(&function, &mut in_flight.record, &intake, deadline, request);
     match timeout_at(deadline.into(), answered).await {
         Ok(answered) => blame_the_client(in_flight, answered),
@@ -242,6 +260,14 @@ fn check_head(host: &Host, request: &Request<Incoming>) -> Result<(), Problem> {
         ));
     }
     let bad = |detail: &'static str| Err(Problem::new(Kind::BadRequest, detail));
+    if request.method() == Method::CONNECT {
+        return bad("CONNECT asks for a proxy, and Baton is none");
+    }
+    let mut codings = request.headers().get_all(header::TRANSFER_ENCODING).iter();
+    let chunked = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"chunked");
+    if !codings.next().is_none_or(chunked) || codings.next().is_some() {
+        return bad("the body has a transfer coding other than chunked");
+    }
     let mut hosts = request.headers().get_all(header::HOST).iter();
     match (hosts.next(), hosts.next()) {
         (Some(_), Some(_)) => bad("the request has more than one Host header"),
@@ -343,7 +369,12 @@ fn address(address: IpAddr) -> HeaderValue {
 }
 
 /// Removes what belongs to one connection (RFC 9110, section 7.6.1), and what it names.
+///
+/// `TE: trailers` is said anew: trailers are passed on.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    let te = headers.get_all(header::TE).iter().filter_map(|value| value.to_str().ok());
+    let takes_trailers =
+        te.flat_map(|value| value.split(',')).any(|it| it.trim().eq_ignore_ascii_case("trailers"));
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
         .iter()
@@ -368,5 +399,8 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
         header::UPGRADE,
     ] {
         headers.remove(name);
+    }
+    if takes_trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
 }

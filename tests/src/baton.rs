@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read as _};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
@@ -43,6 +44,8 @@ pub struct Setup {
     arguments: Vec<String>,
     unprivileged: bool,
     hosts: Vec<String>,
+    /// Descriptor 3 of the command.
+    inherited: Option<Arc<OwnedFd>>,
     /// The only function, of `baton run`.
     alone: Option<String>,
 }
@@ -131,6 +134,13 @@ impl Setup {
     #[must_use]
     pub fn hosts(mut self, line: &str) -> Self {
         self.hosts.push(line.to_owned());
+        self
+    }
+
+    /// Has Baton inherit this as descriptor 3, as from a supervisor of services.
+    #[must_use]
+    pub fn inherit(mut self, descriptor: OwnedFd) -> Self {
+        self.inherited = Some(Arc::new(descriptor));
         self
     }
 
@@ -241,12 +251,25 @@ impl Setup {
         command.args(&self.arguments);
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null());
-        command
+        match &self.inherited {
+            None => command,
+            Some(descriptor) => inheriting(&command, descriptor),
+        }
     }
 }
 
 /// Runs a command that has another `/etc/hosts`.
 const HOSTS: &str = r#"mount --bind "$0" /etc/hosts && exec "$@""#;
+
+/// The same command, started by a shell that moves `descriptor` from standard input to 3.
+fn inheriting(command: &Command, descriptor: &OwnedFd) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", r#"exec "$0" "$@" 3<&0 </dev/null"#]);
+    shell.arg(command.get_program()).args(command.get_args());
+    shell.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    shell.stdin(descriptor.try_clone().expect("a descriptor"));
+    shell
+}
 
 /// A user who owns nothing, by number.
 const NOBODY: &str = "65533";

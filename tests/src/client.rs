@@ -128,6 +128,37 @@ impl Raw {
         self.stream.write_all(bytes.as_ref())
     }
 
+    /// Another handle on the same connection, to write while this one reads.
+    ///
+    /// # Panics
+    /// When the process is out of descriptors.
+    #[must_use]
+    pub fn try_clone(&self) -> Self {
+        let stream = self.stream.try_clone().expect("a descriptor");
+        Self { stream, ahead: Vec::new() }
+    }
+
+    /// Writes at most `most` bytes, and fewer when the peer has taken nothing for a second.
+    /// Returns how many it took.
+    ///
+    /// # Panics
+    /// When the connection breaks.
+    pub fn write_until_blocked(&mut self, most: usize) -> usize {
+        let patience = Some(Duration::from_secs(1));
+        self.stream.set_write_timeout(patience).expect("a timeout that is not zero");
+        let chunk = vec![b'x'; 1 << 16];
+        let mut written = 0;
+        while written < most {
+            match self.stream.write(&chunk[..chunk.len().min(most - written)]) {
+                Ok(taken) => written += taken,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        self.stream.set_write_timeout(None).expect("no timeout");
+        written
+    }
+
     /// Everything up to the first `end`, with it.
     ///
     /// # Panics

@@ -2,6 +2,7 @@
 //!
 //! - `GET /` answers `hello, world` as text; `GET /NAME` greets that name. The environment
 //!   variable `GREETING` replaces `hello`.
+//! - `GET /bytes/COUNT` answers so many bytes.
 //! - `POST /` answers the request's body, streamed as it comes, with its `Content-Type`.
 
 use std::env;
@@ -18,7 +19,10 @@ fn main() -> Result<(), ServeError> {
 }
 
 fn router() -> Router {
-    Router::new().route("/", get(greet_world).post(echo)).route("/{name}", get(greet))
+    Router::new()
+        .route("/", get(greet_world).post(echo))
+        .route("/{name}", get(greet))
+        .route("/bytes/{count}", get(bytes))
 }
 
 async fn greet_world() -> String {
@@ -30,6 +34,11 @@ async fn greet(Path(name): Path<String>) -> String {
         Ok(greeting) => format!("{greeting}, {name}\n"),
         Err(_) => format!("hello, {name}\n"),
     }
+}
+
+/// So many bytes, a million at most: an answer that costs next to nothing to make.
+async fn bytes(Path(count): Path<usize>) -> Vec<u8> {
+    vec![b'x'; count.min(1_000_000)]
 }
 
 async fn echo(request: Request) -> impl IntoResponse {

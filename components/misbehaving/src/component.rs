@@ -28,7 +28,7 @@ impl Guest for Misbehaving {
     fn handle(request: IncomingRequest, out: ResponseOutparam) {
         let target = request.path_with_query().unwrap_or_default();
         match target.as_str() {
-            "/headers" => respond(out, &describe(&request)),
+            headers if headers.ends_with("/headers") => respond(out, &describe(&request)),
             "/count" => {
                 let count = COUNT.fetch_add(1, Ordering::Relaxed) + 1;
                 respond(out, &format!("{count}\n"));
@@ -66,6 +66,7 @@ impl Guest for Misbehaving {
             }
             "/drip" => drip(out),
             "/divergent" => respond(out, "wasm\n"),
+            "/trailers" => trailers(request, out),
             "/silent" => {}
             "/error" => ResponseOutparam::set(out, Err(ErrorCode::ConfigurationError)),
             "/large-headers" => {
@@ -106,6 +107,27 @@ fn read_to_the_end(request: IncomingRequest) {
     }
     drop(stream);
     IncomingBody::finish(body);
+}
+
+/// What the request's trailers were, and one of its own.
+fn trailers(request: IncomingRequest, out: ResponseOutparam) {
+    let body = request.consume().expect("nobody has taken the body");
+    let stream = body.stream().expect("nobody has taken the stream");
+    while stream.blocking_read(CHUNK).is_ok() {}
+    drop(stream);
+    let trailers = IncomingBody::finish(body);
+    trailers.subscribe().block();
+    let came = trailers.get().expect("they are there").expect("nobody has taken them");
+    let came = came.expect("the body is whole").map(|came| came.entries()).unwrap_or_default();
+    let text: String = came
+        .iter()
+        .map(|(name, value)| format!("{name}: {}\n", String::from_utf8_lossy(value)))
+        .collect();
+    let (body, stream) = begin(out, &[("trailer", "x-last")], text.as_bytes());
+    drop(stream);
+    let last = Fields::new();
+    last.set("x-last", &[b"word".to_vec()]).expect("a header that HTTP allows");
+    OutgoingBody::finish(body, Some(last)).expect("no length was announced");
 }
 
 fn begin(

@@ -5,7 +5,7 @@
 //! | path | what the component does | what the native build does |
 //! |---|---|---|
 //! | `/` | answers `fine` | the same |
-//! | `/headers` | answers the request line and headers that it sees | the same |
+//! | `/headers`, or a path that ends so | answers the request line and headers that it sees | the same |
 //! | `/count` | answers how many requests this instance has counted | – |
 //! | `/hold` | answers `held` once the request's body has ended | the same |
 //! | `/config` | answers what `wasi:config` says | – |
@@ -20,6 +20,8 @@
 //! | `/short` | announces more than it sends | the same, and closes the connection |
 //! | `/drip` | sends a body that never ends | the same |
 //! | `/divergent` | answers `wasm` | answers `native` |
+//! | `/trailers` | answers the trailers of the request, and the trailer `x-last: word` | the same |
+//! | `/upgrade` | answers `fine` | changes the protocol, then sends back what it gets |
 //! | `/silent` | returns without an answer | closes the connection |
 //! | `/error` | answers with an error code | – |
 //! | `/large-headers` | makes a header map of a megabyte, unwrapping | – |

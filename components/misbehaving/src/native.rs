@@ -42,7 +42,9 @@ fn exchange(mut stream: UnixStream) -> io::Result<()> {
     let head = read_head(&mut reader)?;
     let target = head.split(' ').nth(1).unwrap_or_default();
     match target {
-        "/headers" => respond(&mut stream, &format!("target: {target}\n{}", rest(&head))),
+        headers if headers.ends_with("/headers") => {
+            respond(&mut stream, &format!("target: {target}\n{}", rest(&head)))
+        }
         "/hold" => {
             read_body(&mut reader, &head)?;
             respond(&mut stream, "held\n")
@@ -63,6 +65,21 @@ fn exchange(mut stream: UnixStream) -> io::Result<()> {
         "/short" => write!(stream, "{FINE}content-length: 1000\r\n\r\nsome of it\n"),
         "/drip" => drip(&mut stream),
         "/divergent" => respond(&mut stream, "native\n"),
+        "/trailers" => {
+            let came = read_trailers(&mut reader)?;
+            write!(stream, "{FINE}trailer: x-last\r\ntransfer-encoding: chunked\r\n\r\n")?;
+            if !came.is_empty() {
+                write!(stream, "{:x}\r\n{came}\r\n", came.len())?;
+            }
+            write!(stream, "0\r\nx-last: word\r\n\r\n")
+        }
+        "/upgrade" => {
+            write!(
+                stream,
+                "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n"
+            )?;
+            io::copy(&mut reader, &mut stream).map(drop)
+        }
         "/silent" => Ok(()),
         "/invalid-header" => write!(stream, "{FINE}x y: z\r\ncontent-length: 0\r\n\r\n"),
         _ if target.starts_with("/tcp/") => talk(&mut stream, &mut reader, &head),
@@ -138,6 +155,20 @@ fn read_body(reader: &mut impl BufRead, head: &str) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The lines after the last chunk, with plain line feeds.
+fn read_trailers(reader: &mut impl BufRead) -> io::Result<String> {
+    let mut lines = reader.lines().skip_while(|line| line.as_ref().is_ok_and(|line| line != "0"));
+    lines.next().transpose()?;
+    let mut trailers = String::new();
+    for line in lines {
+        match line?.as_str() {
+            "" => break,
+            line => trailers += &format!("{line}\n"),
+        }
+    }
+    Ok(trailers)
 }
 
 fn respond(stream: &mut UnixStream, text: &str) -> io::Result<()> {

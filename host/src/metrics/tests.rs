@@ -3,6 +3,7 @@ use std::sync::Arc;
 
 use baton_otel::{RequestContext, Sampler};
 use http::{Method, Request, StatusCode};
+use tokio::sync::Semaphore;
 
 use super::*;
 use crate::record::Peer;
@@ -11,7 +12,8 @@ fn record(method: &str, path: &str, status: u16) -> Record {
     let method = Method::from_bytes(method.as_bytes()).unwrap();
     let request = Request::builder().method(method).uri(path).body(()).unwrap();
     let context = RequestContext::accept(request.headers(), &Sampler::ratio(0.0));
-    let peer = Arc::new(Peer { client: None, server: None, secure: false });
+    let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+    let peer = Arc::new(Peer { client: None, server: None, secure: false, place });
     let mut record = Record::new(&request, context, peer);
     record.status = StatusCode::from_u16(status).unwrap();
     record

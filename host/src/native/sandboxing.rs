@@ -67,7 +67,6 @@ pub struct Sandboxing {
     memory_limit: u64,
     names: Arc<Names>,
     serving: Arc<Serving>,
-    tasks: TaskTracker,
     observer: Arc<Observer>,
 }
 
@@ -141,8 +140,8 @@ impl Sandboxing {
             Pool::start(config, Arc::new(move |event| tell(&telling, &known, &served, event)));
         tasks.spawn(work);
         let memory_limit = section.memory.0;
-        let (tasks, observer) = (tasks.clone(), Arc::clone(observer));
-        Some(Arc::new(Self { pool, memory_limit, names, serving, tasks, observer }))
+        let observer = Arc::clone(observer);
+        Some(Arc::new(Self { pool, memory_limit, names, serving, observer }))
     }
 
     /// Takes up work with a pool daemon.
@@ -299,10 +298,6 @@ impl Native {
     /// A sandbox serves a request of this trace from now on; the span is that of the work on it.
     pub(super) fn serves(&self, sandbox: SandboxId, request: (TraceId, SpanId)) {
         self.sandboxing.serving.note(sandbox, request);
-    }
-
-    pub(super) fn tasks(&self) -> &TaskTracker {
-        &self.sandboxing.tasks
     }
 
     /// This function's sandboxes by state.

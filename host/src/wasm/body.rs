@@ -16,6 +16,8 @@ pub struct GuestBody {
     body: WasiBody,
     /// A failure seen before the bytes written ahead of it were sent.
     failure: Option<Failure>,
+    /// The last frame, kept until the guest has finished: the connection drops the body after it.
+    trailers: Option<Frame<Bytes>>,
     state: State,
 }
 
@@ -29,7 +31,7 @@ enum State {
 
 impl GuestBody {
     pub(super) fn new(call: Call, body: WasiBody) -> Self {
-        Self { call, body, failure: None, state: State::Writing }
+        Self { call, body, failure: None, trailers: None, state: State::Writing }
     }
 
     /// Time that the guest has computed so far.
@@ -41,6 +43,17 @@ impl GuestBody {
     fn turn(&mut self, cx: &mut Context<'_>) {
         if let Poll::Ready(Err(failure)) = self.call.poll_guest(cx) {
             self.failure = Some(failure);
+        }
+    }
+
+    fn trailed(&mut self) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+        if self.failure.is_none() && !self.call.is_done() {
+            return Poll::Pending;
+        }
+        self.state = State::Ended;
+        match self.failure.take() {
+            Some(failure) => Poll::Ready(Some(Err(failure))),
+            None => Poll::Ready(self.trailers.take().map(Ok)),
         }
     }
 
@@ -78,14 +91,21 @@ impl Body for GuestBody {
         if this.state == State::Written {
             return this.written();
         }
+        if this.trailers.is_some() {
+            return this.trailed();
+        }
         match Pin::new(&mut this.body).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
-                if this.body.is_end_stream() {
+                if frame.is_trailers() || this.body.is_end_stream() {
                     this.call.set_written();
                 }
                 // Often this was the last of it: the guest, which waited for that, can return before
                 // the connection, which may need no more, drops this body and the guest with it.
                 this.turn(cx);
+                if frame.is_trailers() {
+                    this.trailers = Some(frame);
+                    return this.trailed();
+                }
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => {

@@ -393,23 +393,36 @@ fn peak(pid: nix::unistd::Pid) -> u64 {
 
 #[test]
 fn a_large_body_is_streamed_through_both_tiers_and_never_held() {
+    stream_through_both_tiers(64 << 20);
+}
+
+#[test]
+#[ignore = "takes a minute; run by just test-http-slow"]
+fn a_gibibyte_is_streamed_through_both_tiers_and_never_held() {
+    stream_through_both_tiers(1 << 30);
+}
+
+/// Has a body of so many bytes come back, part by part, and the host not grow.
+#[track_caller]
+fn stream_through_both_tiers(bytes: usize) {
     const PART: usize = 256 << 10;
-    const PARTS: usize = 256;
+    let parts = bytes / PART;
     for setup in [Setup::new().wasm("hello"), Setup::new().native("hello")] {
+        let setup = setup.with(r#"limits.timeout = "10m""#).with(r#"limits.cpu_time = "10m""#);
         let baton = setup.with(r#"limits.request_body = "1GiB""#).start();
         assert_eq!(baton.get("/hello").status(), 200);
         let before = peak(baton.host_pid());
         let mut raw = baton.raw();
         raw.write(format!(
             "POST /hello HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
-            PART * PARTS
+            PART * parts
         ))
         .unwrap();
         let part = "x".repeat(PART - 1) + "~";
         raw.write(&part).unwrap();
         assert_eq!(status(&raw.until("\r\n\r\n")), 200);
         // Each part is sent only when the one before has come back.
-        for _ in 1..PARTS {
+        for _ in 1..parts {
             raw.until("~");
             raw.write(&part).unwrap();
         }

@@ -1,13 +1,14 @@
 //! Where functions can be reached, and in which protocols.
 
 use std::fs;
+use std::net::TcpListener;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Command;
 
 use baton_tests::baton::{Baton, Setup};
-use baton_tests::client::request;
+use baton_tests::client::{Connection, request};
 use baton_tests::functions::{Address, exchange, whole};
 use http::Method;
 use tempfile::TempDir;
@@ -84,6 +85,44 @@ fn http_2_is_spoken_to_clients_that_know_it() {
     let url = format!("http://{}/hello", baton.address);
     let (version, body) = curl(&["--http2-prior-knowledge", "--data-binary", "twice", &url]);
     assert_eq!((version.as_str(), body.as_str()), ("2", "twice"));
+}
+
+#[test]
+fn http_2_is_spoken_on_unix_sockets_too() {
+    let place = TempDir::new().unwrap();
+    let path = place.path().join("http.sock");
+    let _baton = on_unix(&path).start();
+    let socket = path.to_str().unwrap();
+    for (protocol, wanted) in [("--http2-prior-knowledge", "2"), ("--http1.1", "1.1")] {
+        let (version, body) = curl(&[protocol, "--unix-socket", socket, "http://a/hello"]);
+        assert_eq!((version.as_str(), body.as_str()), (wanted, "hello, world\n"));
+    }
+}
+
+#[test]
+fn more_listeners_than_a_message_carries_are_all_served() {
+    const LISTENERS: usize = 20;
+    let place = TempDir::new().unwrap();
+    let path = |number: usize| place.path().join(format!("{number}.sock"));
+    let unix = (0..LISTENERS).map(|number| format!("\"unix:{}\"", path(number).display()));
+    let all = unix.collect::<Vec<_>>().join(", ");
+    let setup = Setup::new().wasm("hello").host(&format!("listen = [\"127.0.0.1:0\", {all}]"));
+    let _baton = setup.start();
+    for number in 0..LISTENERS {
+        assert_eq!(ask_unix(&path(number)).body(), "hello, world\n");
+    }
+}
+
+#[test]
+fn an_inherited_listener_is_served() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let setup = Setup::new().wasm("hello").host(r#"listen = ["127.0.0.1:0", "fd:3"]"#);
+    let baton = setup.inherit(listener.into()).start();
+    assert_ne!(baton.address, address);
+    let mut inherited = Connection::open(address).unwrap();
+    let answer = inherited.send(request(Method::GET, "/hello", "")).unwrap();
+    assert_eq!(answer.body(), "hello, world\n");
 }
 
 /// A certificate for `localhost`, signed by itself, as the manifest takes it.

@@ -216,3 +216,43 @@ fn without_root_the_policy_native_is_a_misuse() {
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.contains("hello") && said.contains("root"), "{said}");
 }
+
+/// Asks until nobody listens any more: on a connection kept alive, or on one for each request.
+/// Returns how many were answered, every one of them whole.
+fn ask_until_refused(address: std::net::SocketAddr, keep: bool) -> usize {
+    let mut answered = 0;
+    loop {
+        // The only failure that there may be: nobody listens.
+        let Ok(mut connection) = Connection::open(address) else { return answered };
+        loop {
+            let answer = connection.send(request(Method::POST, "/hello", "body")).unwrap();
+            assert_eq!((answer.status().as_u16(), &answer.body()[..]), (200, &b"body"[..]));
+            answered += 1;
+            let last = answer.headers().get("connection").is_some_and(|value| value == "close");
+            if last || !keep {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_stop_under_load_fails_no_request() {
+    let mut baton = Setup::new().hybrid("hello").start();
+    baton.until_native("/hello");
+    let (address, before) = (baton.address, baton.in_flight("hello"));
+    assert_eq!(before, 0);
+    let answered: usize = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..32)
+            .map(|client| scope.spawn(move || ask_until_refused(address, client % 2 == 0)))
+            .collect();
+        wait_until("requests flow", || {
+            let functions = baton.administration("/v1/functions/hello");
+            functions["requests"]["native"].as_u64() > Some(200)
+        });
+        baton.terminate();
+        clients.into_iter().map(|client| client.join().unwrap()).sum()
+    });
+    assert!(answered > 200, "{answered}");
+    assert!(baton.wait().success(), "{}", baton.log());
+}

@@ -1,0 +1,83 @@
+//! A connection to a function in its sandbox, kept alive between requests.
+//!
+//! No task drives it: whoever has a request on it does, first the request's future, then the body
+//! of its answer. A task of its own would cost a request two switches to another thread. Nobody
+//! drives it while it is idle, so that its end is found out when it is taken up again.
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
+
+use baton_pool::way::Stream;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
+use hyper::client::conn::http1::{self, Connection as Dispatch, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::task::coop::unconstrained;
+
+use crate::request_body::RequestBody;
+
+type Driver = Pin<Box<dyn Future<Output = Result<(), hyper::Error>> + Send>>;
+
+/// A connection with at most one request on it.
+pub(crate) struct Connection {
+    sender: SendRequest<RequestBody>,
+    /// `None` once it has ended; whoever waits for an answer is told why through the sender.
+    driver: Option<Driver>,
+}
+
+impl Connection {
+    /// Begins to speak HTTP/1.1 on `stream`.
+    ///
+    /// # Errors
+    /// When the connection is broken already.
+    pub(crate) async fn new(stream: Stream) -> Result<Self, hyper::Error> {
+        let spoken = http1::handshake::<_, RequestBody>(TokioIo::new(stream)).await?;
+        let (sender, dispatch): (_, Dispatch<_, _>) = spoken;
+        Ok(Self { sender, driver: Some(Box::pin(dispatch.with_upgrades())) })
+    }
+
+    /// Whether it can take a request, as far as can be told without waiting.
+    pub(crate) fn is_ready(&mut self) -> bool {
+        self.drive(&mut Context::from_waker(Waker::noop()));
+        self.driver.is_some() && self.sender.is_ready()
+    }
+
+    /// Sends a request and answers the response, whose body needs [`Connection::drive`].
+    ///
+    /// # Errors
+    /// When the connection breaks; with the request if nothing of it was sent.
+    pub(crate) async fn send(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+        // Only the driver answers, and it is polled right before: nobody has to be woken for it.
+        let mut sent = pin!(unconstrained(self.sender.try_send_request(request)));
+        poll_fn(|cx| {
+            drive(&mut self.driver, cx);
+            sent.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+        })
+        .await
+    }
+
+    /// Moves bytes both ways as far as they can be moved now.
+    pub(crate) fn drive(&mut self, cx: &mut Context<'_>) {
+        drive(&mut self.driver, cx);
+    }
+
+    /// Drives it to its end, which is where an upgraded connection leaves HTTP.
+    pub(crate) async fn end(mut self) {
+        poll_fn(|cx| {
+            self.drive(cx);
+            if self.driver.is_none() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+}
+
+fn drive(driver: &mut Option<Driver>, cx: &mut Context<'_>) {
+    if driver.as_mut().is_some_and(|driver| driver.as_mut().poll(cx).is_ready()) {
+        *driver = None;
+    }
+}
