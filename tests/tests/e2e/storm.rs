@@ -59,6 +59,7 @@ fn kills(baton: &Baton, until: Instant, storm: &Storm) {
     storm.over.store(true, Ordering::Relaxed);
 }
 
+#[expect(clippy::print_stdout, reason = "who asks for the long storm wants to see its counts")]
 fn rages_for(duration: Duration) {
     let baton = Setup::new().hybrid("hello").with("retry = \"always\"").start();
     baton.until_native("/hello/0");
