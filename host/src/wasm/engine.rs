@@ -57,7 +57,6 @@ impl Generation {
             .concurrency_support(concurrent)
             .wasm_component_model_async(concurrent)
             .epoch_interruption(true)
-            .cranelift_nan_canonicalization(true)
             .max_wasm_stack(STACK)
             .memory_init_cow(true);
         config
