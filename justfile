@@ -46,7 +46,9 @@ paper EFFORT="reduced": build
     target/release/baton-bench report target/bench/paper.json --output target/bench/paper.html
 
 # Everything that CI runs, the quick checks first
-test: setup format deny functions lint documentation build
+test: setup format deny functions lint documentation
+    @# All at once, so that dependencies are built for one set of features.
+    cargo build --release --locked --workspace --all-targets
     cargo nextest run --release --locked --workspace
     cargo test --release --locked --workspace --doc
     @# Tests run side by side, so none of them removes the parent of their cgroups; rmdir takes it only when empty.
