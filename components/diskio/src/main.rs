@@ -54,8 +54,8 @@ async fn answer(Json(input): Json<Input>) -> Result<Json<Output>, Problem> {
         Problem::new(StatusCode::NOT_IMPLEMENTED, detail)
     })?;
     write_and_read(&scratch.file, &input).map(Json).map_err(|error| {
-        // The standard library has no name for WASI's `nospc` everywhere.
-        let unnamed = cfg!(target_family = "wasm") && error.raw_os_error() == Some(51);
+        // WASI's `nospc`, or the `io` that its C library makes of a refused write.
+        let unnamed = cfg!(target_family = "wasm") && matches!(error.raw_os_error(), Some(29 | 51));
         let status = match error.kind() {
             ErrorKind::StorageFull => StatusCode::INSUFFICIENT_STORAGE,
             _ if unnamed => StatusCode::INSUFFICIENT_STORAGE,
