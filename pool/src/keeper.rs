@@ -233,7 +233,7 @@ impl<C: Send + 'static> Keeper<C> {
             let Err(error) = serving.await;
             tracing::error!(%error, sandbox = %self.id, "a sandbox has lost its way out");
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// Waits until the function accepts.
