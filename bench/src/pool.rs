@@ -71,7 +71,8 @@ pub(crate) fn run(session: &Session, results: &mut Results) -> anyhow::Result<()
     crowd::creations(session, results, &place)?;
     crowd::alive(session, results, &place)?;
     let left = place.end()?;
-    results.bars.push(Bar::at_most("control groups left behind", stats::float(left), 0.0));
+    results.notes.extend(left.iter().map(|group| format!("left behind: {}", group.display())));
+    results.bars.push(Bar::at_most("control groups left behind", stats::float(left.len()), 0.0));
     Ok(())
 }
 

@@ -20,6 +20,8 @@ use crate::table::Table;
 
 /// Sandboxes being made or parked while creations are counted.
 const AT_ONCE: u64 = 16;
+/// And being removed, when all are.
+const AT_ONCE_REMOVED: usize = 16;
 
 /// A daemon whose socket is asked directly, without a pool.
 struct Direct {
@@ -126,8 +128,9 @@ pub(super) fn alive(session: &Session, results: &mut Results, place: &Place) -> 
     let user = stats::mean(&pss);
     let kb = stats::bootstrap(&kernel, session.seed, |kernel| user + stats::mean(kernel));
 
-    let (reached, activated) = reach(place, &mut direct, sandboxes)?;
-    let removed = remove(&mut direct, total)?;
+    let ids: Vec<SandboxId> = sandboxes.iter().map(|sandbox| sandbox.id).collect();
+    let (reached, activated) = reach(place, sandboxes)?;
+    let removed = remove(&mut direct, &ids)?;
     direct.end()?;
 
     let mut table = Table::new(
@@ -161,13 +164,9 @@ pub(super) fn alive(session: &Session, results: &mut Results, place: &Place) -> 
 }
 
 /// Starts the server in every one of them and asks it; how many answered, and how long each took.
-fn reach(
-    place: &Place,
-    direct: &mut Direct,
-    sandboxes: Vec<Sandbox>,
-) -> anyhow::Result<(usize, Vec<f64>)> {
+fn reach(place: &Place, sandboxes: Vec<Sandbox>) -> anyhow::Result<(usize, Vec<f64>)> {
     let program = Program::Executable(File::open(Place::server())?.into());
-    let mut running: Vec<(SandboxId, PathBuf, OwnedFd)> = Vec::new();
+    let mut running: Vec<(PathBuf, OwnedFd)> = Vec::new();
     let mut times = Vec::new();
     for sandbox in sandboxes {
         let begun = Instant::now();
@@ -175,12 +174,11 @@ fn reach(
         let pidfd = activate(sandbox.parked, &program, &socket)?;
         get_once(&socket)?;
         times.push(begun.elapsed().as_secs_f64() * 1e3);
-        running.push((sandbox.id, socket, pidfd));
+        running.push((socket, pidfd));
     }
     // All of them serve now; each is asked once more.
-    let reached = running.iter().filter(|(_, socket, _)| get_once(socket).is_ok()).count();
-    for (id, socket, _) in &running {
-        direct.tell(&ToDaemon::Remove { id: *id })?;
+    let reached = running.iter().filter(|(socket, _)| get_once(socket).is_ok()).count();
+    for (socket, _) in &running {
         fs::remove_file(socket)?;
     }
     Ok((reached, times))
@@ -202,11 +200,16 @@ fn activate(parked: Parked, program: &Program, socket: &Path) -> anyhow::Result<
     Ok(activating.into_parts().0)
 }
 
-/// Waits until so many that were told to go are gone; the time between each and the one before, in ms.
-fn remove(direct: &mut Direct, count: usize) -> anyhow::Result<Vec<f64>> {
-    let mut times = Vec::with_capacity(count);
+/// Removes them, a few at once; the time between the end of each and that of the one before, in ms.
+fn remove(direct: &mut Direct, ids: &[SandboxId]) -> anyhow::Result<Vec<f64>> {
+    let mut times = Vec::with_capacity(ids.len());
+    let mut waiting = ids.iter();
+    // Were all told at once, the daemon and we could wait for each other to read.
+    for id in waiting.by_ref().take(AT_ONCE_REMOVED) {
+        direct.tell(&ToDaemon::Remove { id: *id })?;
+    }
     let mut last = Instant::now();
-    while times.len() < count {
+    while times.len() < ids.len() {
         match direct.hear()?.0 {
             FromDaemon::Gone { .. } => {
                 let taken: Duration = last.elapsed();
@@ -214,6 +217,9 @@ fn remove(direct: &mut Direct, count: usize) -> anyhow::Result<Vec<f64>> {
                 last = Instant::now();
             }
             other => anyhow::bail!("the daemon said {other:?}"),
+        }
+        if let Some(id) = waiting.next() {
+            direct.tell(&ToDaemon::Remove { id: *id })?;
         }
     }
     Ok(times)

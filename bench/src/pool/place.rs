@@ -36,6 +36,8 @@ impl Place {
         mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing)?;
         if Path::new(UNIFIED).exists() {
             umount2(UNIFIED, MntFlags::MNT_DETACH)?;
+            // crun writes plain files where it would have been; they go with this.
+            mount(Some("tmpfs"), UNIFIED, Some("tmpfs"), MsFlags::empty(), nothing)?;
         }
         // What a runtime's command leaves is ours to end.
         set_child_subreaper(true)?;
@@ -80,18 +82,21 @@ impl Place {
         Some(crate::stats::wide(used?) / 1e6)
     }
 
-    /// Leaves the control group and removes it; how many below it somebody forgot.
-    pub(super) fn end(self) -> anyhow::Result<usize> {
+    /// Leaves the control group and removes it; those below it that somebody forgot.
+    pub(super) fn end(self) -> anyhow::Result<Vec<PathBuf>> {
         if self.counted {
             let root = Path::new(CPUACCT).join("cgroup.procs");
             fs::write(root, std::process::id().to_string())?;
         }
+        if Path::new(UNIFIED).exists() {
+            umount2(UNIFIED, MntFlags::MNT_DETACH)?;
+        }
         let group = Cgroup::new(&self.cgroup);
         let below = |directory: PathBuf| {
             let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-            entries.filter(|entry| entry.path().is_dir()).count()
+            entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect::<Vec<_>>()
         };
-        let left = group.directories().into_iter().map(below).sum();
+        let left = group.directories().into_iter().flat_map(below).collect();
         group.remove();
         Ok(left)
     }

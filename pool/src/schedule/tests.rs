@@ -359,3 +359,28 @@ fn a_function_whose_starts_fail_is_in_quarantine_until_one_succeeds() {
     world.answer_all();
     assert_eq!(world.schedule.quarantine(world.now, function), None);
 }
+
+#[test]
+fn a_sandbox_in_use_is_not_evicted() {
+    let budget = Bounds { memory: 66 * MIB, ..bounds() };
+    let (mut world, first) = World::with_function(budget, policy());
+    let second = world.add(policy());
+    world.wait(first);
+    world.answer_all();
+    world.wait(second);
+    world.answer_all();
+    let (_, owner) = world.running.first_key_value().unwrap();
+    assert_eq!(*owner, first);
+    world.give_back(0, true);
+    world.answer_all();
+    assert_eq!(world.running.values().collect::<Vec<_>>(), [&second], "now it may go");
+}
+
+#[test]
+fn a_look_around_in_between_does_not_put_off_the_freezing() {
+    let (mut world, _, id) = freezing();
+    world.advance(Duration::from_millis(500));
+    world.on(Event::Tick);
+    world.advance(Duration::from_millis(500));
+    assert!(world.frozen.contains(&id));
+}
