@@ -49,19 +49,21 @@ pub struct Answer {
     /// Nothing when the request goes on without HTTP.
     in_flight: Option<InFlight>,
     timer: Option<Pin<Box<Sleep>>>,
+    /// Why it breaks off at the next poll: what came before is sent first.
+    broken: Option<BrokenOff>,
 }
 
 impl Answer {
     /// The body that ends the request.
     #[must_use]
     pub fn new(source: Source, in_flight: InFlight) -> Self {
-        Self { source, in_flight: Some(in_flight), timer: None }
+        Self { source, in_flight: Some(in_flight), timer: None, broken: None }
     }
 
     /// The body, which is none, of an answer that changes the protocol.
     #[must_use]
     pub fn switching() -> Self {
-        Self { source: Source::Host(Full::default()), in_flight: None, timer: None }
+        Self { source: Source::Host(Full::default()), in_flight: None, timer: None, broken: None }
     }
 
     fn end(&mut self, outcome: Outcome) {
@@ -139,6 +141,9 @@ impl Body for Answer {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         let this = self.get_mut();
+        if let Some(why) = this.broken.take() {
+            return this.break_off(why);
+        }
         let polled = this.poll_timed(cx);
         match polled {
             Poll::Ready(Some(Ok(frame))) => {
@@ -155,7 +160,12 @@ impl Body for Answer {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(why))) => this.break_off(why),
+            Poll::Ready(Some(Err(why))) => {
+                // An error makes the connection forget what it has not written yet, be it the head.
+                this.broken = Some(why);
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
             Poll::Ready(None) => {
                 this.end(Outcome::Complete);
                 Poll::Ready(None)

@@ -18,6 +18,8 @@ use super::idle::Idle;
 use crate::gate::{Bounds, Gate, Refused};
 
 /// Resident bytes a pool slot keeps of its linear memory between two instances.
+/// Bytes of a page of linear memory, the unit in which components state their memory.
+const WASM_PAGE: u64 = 64 << 10;
 const MEMORY_KEEP_RESIDENT: usize = 2 << 20;
 
 /// Resident bytes a pool slot keeps of its tables between two instances.
@@ -183,7 +185,7 @@ impl Engine {
                 return Err(format!("it has {found} {what}, at most {most} are allowed"));
             }
         }
-        let bytes = needs.max_initial_memory_size.unwrap_or(0);
+        let bytes = needs.max_initial_memory_size.unwrap_or(0).saturating_mul(WASM_PAGE);
         if bytes > memory as u64 {
             return Err(format!(
                 "it begins with {bytes} bytes of memory, and `limits.memory` is {memory} bytes"

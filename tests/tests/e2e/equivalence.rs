@@ -62,7 +62,7 @@ fn a_divergent_function_is_demoted_says_so_and_is_promoted_by_hand() {
     assert!(baton.log().contains("is not believed any more"), "{}", baton.log());
     let metrics = baton.ask_admin("/metrics").unwrap();
     let metrics = String::from_utf8(metrics.body().to_vec()).unwrap();
-    assert!(metrics.contains("baton_demoted{faas_name=\"misbehaving\"} 1"), "{metrics}");
+    assert!(metrics.contains("baton_verify_demoted{faas_name=\"misbehaving\"} 1"), "{metrics}");
     assert_eq!(promote(&baton), 200);
     assert_eq!(guard(&baton)["demoted"], false);
     baton.until_native("/misbehaving");

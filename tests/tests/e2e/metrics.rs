@@ -26,7 +26,7 @@ fn sample(page: &str, begins: &str) -> Option<f64> {
 
 /// A Baton that has done everything that is counted.
 fn busy(setup: Setup) -> Baton {
-    let baton = setup.hybrid("misbehaving").start();
+    let baton = setup.hybrid("misbehaving").with("verify = { sample = 0.000001 }").start();
     baton.until_native("/misbehaving");
     assert_eq!(baton.get("/nowhere").status(), 404);
     // A sandbox ends, and another is made.

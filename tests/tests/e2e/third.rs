@@ -195,6 +195,8 @@ fn a_reused_instance_of_0_3_is_replaced_after_its_requests() {
 #[test]
 fn two_requests_meet_in_one_instance_of_0_3() {
     let baton = reused(10, 2).start();
+    // While the first instance is made, another request would get one of its own.
+    assert_eq!(counts(&baton, 1), ["1"]);
     let ask = || {
         let mut raw = baton.raw();
         raw.write("GET /third/meet HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();

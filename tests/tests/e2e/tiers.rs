@@ -256,6 +256,7 @@ fn adaptive_answers_every_request_while_its_sandboxes_are_killed() {
         .function("matmul", "adaptive")
         .component("matmul")
         .executable("matmul")
+        .with("retry = \"always\"")
         .start();
     baton.until_parked();
     for _ in 0..30 {
