@@ -17,9 +17,10 @@ use super::guest::Guest;
 use super::idle::Idle;
 use crate::gate::{Bounds, Gate, Refused};
 
-/// Resident bytes a pool slot keeps of its linear memory between two instances.
 /// Bytes of a page of linear memory, the unit in which components state their memory.
 const WASM_PAGE: u64 = 64 << 10;
+
+/// Resident bytes a pool slot keeps of its linear memory between two instances.
 const MEMORY_KEEP_RESIDENT: usize = 2 << 20;
 
 /// Resident bytes a pool slot keeps of its tables between two instances.
