@@ -207,13 +207,7 @@ async fn forward(
                 headers.insert(header::UPGRADE, protocol);
             }
             let held = Some((lease, connection));
-            Attempt::Answered(response.map(|body| NativeBody {
-                body,
-                switched,
-                held,
-                watch,
-                failure: None,
-            }))
+            Attempt::Answered(response.map(|body| NativeBody { body, switched, held, watch }))
         }
         Err(mut failed) => {
             if let Some(request) = failed.take_message() {
@@ -314,8 +308,6 @@ pub struct NativeBody {
     /// `None` once the sandbox was given back.
     held: Option<(Lease, Connection)>,
     watch: Watch,
-    /// A failure seen before what came ahead of it was sent.
-    failure: Option<hyper::Error>,
 }
 
 /// Ready when the request has used up its CPU time.
@@ -358,9 +350,6 @@ impl Body for NativeBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, NativeFailure>>> {
-        if let Some(failure) = self.failure.take() {
-            return Poll::Ready(Some(Err(NativeFailure::Connection(failure))));
-        }
         let mut polled = Pin::new(&mut self.body).poll_frame(cx);
         if polled.is_pending()
             && let Some((_, connection)) = &mut self.held
@@ -370,13 +359,6 @@ impl Body for NativeBody {
         }
         if polled.is_pending() && self.watch.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Some(Err(NativeFailure::CpuTime)));
-        }
-        if let Poll::Ready(Some(Err(failure))) = polled {
-            // The connection to the client has a turn to send what it holds; when a body fails it
-            // drops that.
-            self.failure = Some(failure);
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
         }
         // Nothing follows trailers, and the connection to the client does not ask.
         let ended = match &polled {
