@@ -20,6 +20,7 @@
 #![cfg(target_family = "wasm")]
 
 use std::cell::Cell;
+use std::io::Write as _;
 use std::time::Duration;
 
 use wasip3::clocks::monotonic_clock::wait_for;
@@ -58,7 +59,7 @@ impl wasip3::exports::http::handler::Guest for Third {
             }
             "/fetch" => fetch(request).await,
             "/print" => {
-                println!("a line of 0.3");
+                let _ = writeln!(std::io::stdout(), "a line of 0.3");
                 Ok(text("printed\n".into()))
             }
             "/sleep" => {
