@@ -90,6 +90,6 @@ pub enum Effect {
         /// What it used.
         usage: Usage,
     },
-    /// After [`Event::Shutdown`]: there is nothing left that could be waited for.
+    /// After [`Shutdown`](super::Event::Shutdown): there is nothing left that could be waited for.
     Closed,
 }
