@@ -2,10 +2,10 @@
 //! of a span, into the request's trace.
 //!
 //! Both tiers come here, so a function is heard alike wherever it runs. A function may write
-//! [`RATE`] lines a second after a burst of [`BURST`]; what is more is dropped and counted, and the
+//! `RATE` lines a second after a burst of `BURST`; what is more is dropped and counted, and the
 //! next line that passes says how many. Nothing here waits.
 //!
-//! **Told spans.** A line of standard error that begins with [`TOLD`] is a span of the function,
+//! **Told spans.** A line of standard error that begins with `TOLD` is a span of the function,
 //! as the SDK's `tracing` writes it: one JSON object, at most as long as a line may be. Its trace must
 //! be one that the writer has served, and its texts and attributes are bounded; what does not fit is
 //! an ordinary line.

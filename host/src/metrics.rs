@@ -3,7 +3,7 @@
 //! This is the only store. `/metrics` and the export over OTLP are read from it when they are due
 //! (`reading.rs`), so both always say the same. Attributes come from the manifest and from lists in
 //! the code. Where a function chooses a value itself (its statuses), a table has room for so many
-//! and counts the rest together as overflow; so there are at most [`SERIES`] series of requests a
+//! and counts the rest together as overflow; so there are at most `SERIES` series of requests a
 //! function, whatever clients and functions send.
 
 mod process;

@@ -11,7 +11,7 @@
 //!
 //! **Exploration.** An estimate that nothing renews goes stale. For every second of service a
 //! hundredth is saved up; a request goes to the tier that seems slower only when that tier was not
-//! measured for [`STALE`] requests and the difference was saved up, and a sandbox is made to look
+//! measured for `STALE` requests and the difference was saved up, and a sandbox is made to look
 //! again only when its making was. So exploring costs at most a hundredth of the mean, and it
 //! touches less than one request in 250. What the equivalence guard runs in a shadow is measured too.
 
