@@ -90,7 +90,8 @@ impl Server {
         let program = command.get_program().to_string_lossy().into_owned();
         let spawn_error = |source| StartError::Spawn { program: program.clone(), source };
         let errors = File::options().create(true).append(true).open(log).map_err(spawn_error)?;
-        command.stderr(errors);
+        // The end of the log says why it ended; a backtrace would push that out.
+        command.stderr(errors).env("RUST_BACKTRACE", "0");
         match announced {
             Announced::Lines(_) => command.stdin(Stdio::null()).stdout(Stdio::piped()),
             Announced::Port(_) => command.stdin(Stdio::null()).stdout(Stdio::null()),
