@@ -3,6 +3,9 @@ set shell := ["bash", "-euo", "pipefail", "-c"]
 export PATH := justfile_directory() / ".tools/bin" + ":" + env("PATH")
 # What is built is found in target/, whatever the caller's environment says.
 export CARGO_TARGET_DIR := justfile_directory() / "target"
+# What every recipe selects, and tests then by an expression. Packages chosen by name, or without what
+# only tests need, would have other features, and Wasmtime and all that is above tokio be compiled again.
+everything := "--release --locked --workspace"
 
 # What can be done here
 [private]
@@ -15,7 +18,7 @@ setup:
 
 # Build target/release/baton and both builds of every function in target/functions/
 build: setup functions
-    cargo build --release --locked --package baton
+    cargo build {{everything}} --all-targets
 
 # Build the functions only
 functions:
@@ -35,36 +38,37 @@ serve: build
 
 # Measure everything of a name (`just bench` lists them), side by side with what it is compared with
 bench *ARGUMENTS: build
-    @cargo build --release --locked --quiet --package baton-bench
     @target/release/baton-bench bench {{ARGUMENTS}}
+
+# What an instance costs inside the host: instantiate, call and drop, without HTTP
+bench-instance: functions
+    cargo bench --locked --workspace --bench instance
 
 # The tables and figures of the papers, measured again into docs/measurements.md; under 15 minutes,
 # with `full` as many repeats as the papers made
 paper EFFORT="reduced": build
-    @cargo build --release --locked --quiet --package baton-bench
     target/release/baton-bench paper {{ if EFFORT == "full" { "--full" } else { "" } }}
     target/release/baton-bench report target/bench/paper.json --output target/bench/paper.html
 
 # Everything that CI runs, the quick checks first
 test: setup format deny functions lint documentation
-    @# All at once, so that dependencies are built for one set of features.
-    cargo build --release --locked --workspace --all-targets
-    cargo nextest run --release --locked --workspace
-    cargo test --release --locked --workspace --doc
+    cargo build {{everything}} --all-targets
+    cargo nextest run {{everything}}
+    cargo test {{everything}} --doc
     @# Tests run side by side, so none of them removes the parent of their cgroups; rmdir takes it only when empty.
     @rmdir /sys/fs/cgroup/baton /sys/fs/cgroup/*/baton 2>/dev/null || true
 
 # The pool's slow tests (a thousand sandboxes, twice) and its own timing; not part of CI
 test-pool-slow: setup
-    cargo nextest run --release --locked --package baton-pool --test daemon --run-ignored only --no-capture
+    cargo nextest run {{everything}} --run-ignored only --no-capture -E 'package(baton-pool) & binary(daemon)'
 
 # A minute in which a random sandbox is killed every 50 ms under 32 connections; not part of CI
 test-storm: build
-    cargo nextest run --release --locked --package baton-tests --test e2e storm --run-ignored only --no-capture
+    cargo nextest run {{everything}} --run-ignored only --no-capture -E 'binary(e2e) & test(storm)'
 
 # A gibibyte each way through both tiers, in constant memory; not part of CI
 test-http-slow: build
-    cargo nextest run --release --locked --package baton-tests --test e2e --run-ignored only http::
+    cargo nextest run {{everything}} --run-ignored only -E 'binary(e2e) & test(http::)'
 
 # Serve both tiers on cgroup v2, in a small emulated machine; not part of CI
 test-cgroup2: build
@@ -72,7 +76,7 @@ test-cgroup2: build
 
 # Write the tables of docs/telemetry.md anew, from the code
 tables:
-    BATON_WRITE_TABLES=1 cargo test --release --locked --package baton-otel --test documentation
+    BATON_WRITE_TABLES=1 cargo nextest run {{everything}} -E 'package(baton-otel) & binary(documentation)'
 
 # Is everything formatted?
 format:
@@ -88,7 +92,7 @@ advisories: setup
 
 # Warnings are errors
 lint:
-    cargo clippy --release --locked --workspace --all-targets --all-features -- --deny warnings
+    cargo clippy {{everything}} --all-targets --all-features -- --deny warnings
     @[[ $(.config/wasm --which) != rustup ]] || just lint-components
 
 # The same for what only a component build compiles; Debian's compiler has no clippy

@@ -67,6 +67,9 @@ pub struct BenchArguments {
     /// Few and short rounds, to see whether it runs; its figures are worth little
     #[arg(long)]
     pub quick: bool,
+    /// Only these parts of it, into a file of their own; a wrong name lists them
+    #[arg(long, value_name = "PARTS", value_delimiter = ',')]
+    pub only: Vec<String>,
 }
 
 #[cfg(test)]

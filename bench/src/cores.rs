@@ -22,6 +22,14 @@ pub struct Split {
 /// The set that the kernel calls by that.
 const ITSELF: Pid = Pid::from_raw(0);
 
+impl Split {
+    /// Whether the load has cores of its own.
+    #[must_use]
+    pub fn are_apart(&self) -> bool {
+        self.server != self.load
+    }
+}
+
 impl Cores {
     /// Those that the calling thread may use.
     #[must_use]
@@ -84,8 +92,10 @@ mod tests {
     fn load_has_cores_of_its_own_where_there_are_two() {
         let split = Cores(vec![0, 2, 5]).split();
         assert_eq!(split, Split { server: Cores(vec![0, 2]), load: Cores(vec![5]) });
+        assert!(split.are_apart());
         let alone = Cores(vec![3]).split();
         assert_eq!(alone.server, alone.load);
+        assert!(!alone.are_apart());
     }
 
     #[test]

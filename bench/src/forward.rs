@@ -14,9 +14,9 @@ use crate::bars::Bar;
 use crate::baton::{Baton, Setup, builds};
 use crate::bench::Session;
 use crate::client::{Request, Target, Tier, ask};
-use crate::cores::Cores;
+use crate::cores::{Cores, Split};
 use crate::interleave::{Rounds, interleave};
-use crate::load::{Outcome, Until, closed};
+use crate::load::{Outcome, Until, closed_awake, waiting_note};
 use crate::results::Results;
 use crate::server::{Announced, Server};
 use crate::stats::{self, Estimate};
@@ -63,7 +63,7 @@ pub fn run(session: &Session, results: &mut Results) -> anyhow::Result<()> {
     let span = session.either(Duration::from_secs(2), Duration::from_millis(100));
     let count = session.either(10, 2);
     let rounds = interleave(&mut ways, count, &session.progress, |way, _| {
-        measure(way, span, &session.cores.load)
+        measure(way, span, &session.cores)
     })?;
     for way in ways {
         match way.running {
@@ -71,6 +71,7 @@ pub fn run(session: &Session, results: &mut Results) -> anyhow::Result<()> {
             Running::Forwarded(baton) => baton.stop()?,
         }
     }
+    results.notes.push(waiting_note(&session.cores));
     report(&rounds, session.seed, results)
 }
 
@@ -100,10 +101,10 @@ fn forwarded(core: &Cores) -> anyhow::Result<Way> {
     Ok(Way { target, prefix: "/hello", running: Running::Forwarded(baton) })
 }
 
-fn measure(way: &Way, span: Duration, cores: &Cores) -> anyhow::Result<Measured> {
+fn measure(way: &Way, span: Duration, cores: &Split) -> anyhow::Result<Measured> {
     let load = |path: &str, connections| -> anyhow::Result<Outcome> {
         let requests = [Request::get(&format!("{}{path}", way.prefix))];
-        closed(&way.target, &requests, connections, Until::Elapsed(span), cores)?.check()
+        closed_awake(&way.target, &requests, connections, Until::Elapsed(span), cores)?.check()
     };
     let median = |outcome: &Outcome| stats::median(&outcome.latencies_ms());
     Ok(Measured {

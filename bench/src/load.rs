@@ -4,6 +4,10 @@
 //! open loop a latency counts from the arrival that was intended, so a stalled server cannot hide
 //! its stall by holding back the load (coordinated omission). When the target is lost, what was
 //! measured until then is kept and marked.
+//!
+//! A load that sleeps until the next answer makes whoever answers pay for waking its core, which is
+//! much on a virtual machine, and the more often the slower the server is. Where servers of different
+//! speed are compared, the load stays awake.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -17,7 +21,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinSet, LocalSet};
 
 use crate::client::{Connection, ExchangeError, Request, Target, Tier};
-use crate::cores::Cores;
+use crate::cores::{Cores, Split};
 use crate::stats;
 
 /// When a closed loop ends.
@@ -167,19 +171,72 @@ pub fn closed(
     until: Until,
     cores: &Cores,
 ) -> io::Result<Outcome> {
+    let load = async || repeat(target, requests, connections, until, Waiting::Asleep).await;
+    on_own_thread(cores, load)
+}
+
+/// As [`closed`], and the thread looks for answers without ever sleeping, where it has cores of its
+/// own.
+///
+/// # Errors
+/// When the load cannot be made; what the target does wrong is in the outcome.
+///
+/// # Panics
+/// When there is no request.
+pub fn closed_awake(
+    target: &Target,
+    requests: &[Request],
+    connections: usize,
+    until: Until,
+    cores: &Split,
+) -> io::Result<Outcome> {
+    let waiting = if cores.are_apart() { Waiting::Awake } else { Waiting::Asleep };
+    let load = async || repeat(target, requests, connections, until, waiting).await;
+    on_own_thread(&cores.load, load)
+}
+
+/// What [`closed_awake`] did, for the notes of whoever used it.
+#[must_use]
+pub fn waiting_note(cores: &Split) -> String {
+    if cores.are_apart() {
+        "the load never sleeps, it asks the kernel for answers over and over on a core of its own: \
+         no server pays for waking it; CPU time is the servers' alone"
+    } else {
+        "the load sleeps between answers, since it has no core of its own: waking it is part of the \
+         CPU time of slow servers"
+    }
+    .to_owned()
+}
+
+/// What the load does while no answer is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waiting {
+    Asleep,
+    Awake,
+}
+
+async fn repeat(
+    target: &Target,
+    requests: &[Request],
+    connections: usize,
+    until: Until,
+    waiting: Waiting,
+) -> io::Result<Outcome> {
     assert!(!requests.is_empty(), "a load has a request");
-    on_own_thread(cores, async || {
-        let shared = Rc::new(Shared::new(target, requests));
-        let mut tasks = JoinSet::new();
-        for _ in 0..connections {
-            let shared = Rc::clone(&shared);
-            tasks.spawn_local(async move { shared.repeat(until).await });
+    let shared = Rc::new(Shared::new(target, requests));
+    let mut tasks = JoinSet::new();
+    for _ in 0..connections {
+        let shared = Rc::clone(&shared);
+        tasks.spawn_local(async move { shared.repeat(until).await });
+    }
+    while !tasks.is_empty() {
+        tokio::select! {
+            Some(ended) = tasks.join_next() => ended.map_err(io::Error::other)?,
+            // While somebody has only yielded, tokio asks for events and does not wait for them.
+            () = tokio::task::yield_now(), if waiting == Waiting::Awake => {}
         }
-        while let Some(ended) = tasks.join_next().await {
-            ended.map_err(io::Error::other)?;
-        }
-        Ok(shared.outcome())
-    })
+    }
+    Ok(shared.outcome())
 }
 
 /// Requests at given times, whatever became of those before. Connections are reused when idle and
@@ -422,6 +479,29 @@ mod tests {
         let cores = Cores::available();
         let outcome = closed(&target, &[Request::get("/")], 1, Until::Requests(5), &cores);
         assert_eq!(outcome.expect("a load").check().expect("no failure").samples.len(), 5);
+    }
+
+    #[test]
+    fn an_awake_load_does_not_give_its_core_away_while_it_waits() {
+        let given_away = |waiting| {
+            let target = dying_after(10, Duration::from_millis(5));
+            on_own_thread(&Cores::available(), async || {
+                let (until, before) = (Until::Requests(10), switches());
+                let outcome = repeat(&target, &[Request::get("/")], 1, until, waiting).await?;
+                assert_eq!(outcome.failed(), 0, "{outcome:?}");
+                Ok(switches() - before)
+            })
+        };
+        let asleep = given_away(Waiting::Asleep).expect("a load");
+        let awake = given_away(Waiting::Awake).expect("a load");
+        assert!(awake < asleep, "{awake} times awake, {asleep} times asleep");
+    }
+
+    /// How often this thread waited for something.
+    fn switches() -> u64 {
+        let status = std::fs::read_to_string("/proc/thread-self/status").expect("a status");
+        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        line.expect("a count").trim().parse().expect("a number")
     }
 
     #[test]

@@ -51,7 +51,9 @@ fn run_bench(arguments: &BenchArguments) -> anyhow::Result<()> {
         let names: Vec<&str> = BENCHES.iter().map(|bench| bench.name).collect();
         anyhow::bail!("there is no bench {name:?}; expected one of {}", names.join(", "));
     };
-    let results = bench::run(found, &Session::new(arguments.seed, arguments.quick))?;
+    let mut session = Session::new(arguments.seed, arguments.quick);
+    session.only.clone_from(&arguments.only);
+    let results = bench::run(found, &session)?;
     let path = results.write()?;
     say(&format!("results: {}\n{}", path.display(), results.text()))
 }

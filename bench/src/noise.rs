@@ -45,6 +45,7 @@ pub(crate) fn run(session: &Session, results: &mut Results) -> anyhow::Result<()
         let ratio = measured.ratio(a, b, session.seed, |round| round.cpu_us);
         results.bars.push(Bar::at_most(format!("CPU per request, {figure}"), ratio, 1.0));
     }
+    results.notes.push(load::waiting_note(&session.cores));
     results.data("rounds", &measured)?;
     batons.into_iter().try_for_each(Baton::stop)
 }
@@ -53,7 +54,8 @@ fn measure(baton: &Baton, session: &Session, time: Duration) -> anyhow::Result<R
     let request = [Request::get("/hello/")];
     let before = baton.cpu_ns();
     let until = Until::Elapsed(time);
-    let outcome = load::closed(&baton.target(), &request, CONNECTIONS, until, &session.cores.load)?;
+    let outcome =
+        load::closed_awake(&baton.target(), &request, CONNECTIONS, until, &session.cores)?;
     let cpu_ns = baton.cpu_ns().saturating_sub(before);
     let outcome = outcome.check()?;
     let histogram = outcome.histogram();

@@ -56,6 +56,7 @@ pub(crate) fn run(session: &Session, results: &mut Results) -> anyhow::Result<()
     }
     let note = "counting cannot be switched off: it is part of every row";
     results.notes.push(note.into());
+    results.notes.push(load::waiting_note(&session.cores));
     Ok(())
 }
 
@@ -87,8 +88,9 @@ fn measure(
             json => Request::post(&path, json),
         }];
         let (before, until) = (baton.cpu_ns(), Until::Elapsed(time));
-        let load = &session.cores.load;
-        let outcome = load::closed(&baton.target(), &request, CONNECTIONS, until, load)?.check()?;
+        let target = baton.target();
+        let outcome =
+            load::closed_awake(&target, &request, CONNECTIONS, until, &session.cores)?.check()?;
         let cpu_ns = baton.cpu_ns().saturating_sub(before);
         let requests = stats::float(outcome.samples.len());
         Ok(Round { rate: outcome.rate(), cpu_us: stats::wide(cpu_ns) / 1e3 / requests })

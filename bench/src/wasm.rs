@@ -93,15 +93,21 @@ impl Subject {
 
 /// A component and what it is asked.
 struct Work {
+    part: &'static str,
     title: &'static str,
     function: &'static str,
     body: usize,
 }
 
 const WORKS: [Work; 3] = [
-    Work { title: "raw, some 40 bytes with a length", function: "raw", body: 0 },
-    Work { title: "hello (axum), GET", function: "hello", body: 0 },
-    Work { title: "hello (axum), echo of 64 KiB", function: "hello", body: ECHOED },
+    Work {
+        part: "throughput",
+        title: "raw, some 40 bytes with a length",
+        function: "raw",
+        body: 0,
+    },
+    Work { part: "hello", title: "hello (axum), GET", function: "hello", body: 0 },
+    Work { part: "echo", title: "hello (axum), echo of 64 KiB", function: "hello", body: ECHOED },
 ];
 
 #[derive(Debug, Serialize)]
@@ -112,18 +118,29 @@ struct Round {
     p99_us: f64,
 }
 
+/// What can be measured by itself: each of [`WORKS`], and the rest.
+pub(crate) const PARTS: &[&str] = &["throughput", "hello", "echo", "start", "memory", "spin"];
+
 pub(crate) fn run(session: &Session, results: &mut Results) -> anyhow::Result<()> {
     let wasmtime = installed("wasmtime");
     if wasmtime.is_none() {
         results.notes.push("there is no `wasmtime` on the PATH: it is left out".into());
     }
     results.notes.push(format!("best flags of wasmtime serve: {}", BEST.join(" ")));
-    for work in &WORKS {
+    results.notes.push(load::waiting_note(&session.cores));
+    for work in WORKS.iter().filter(|work| session.wants(work.part)) {
         compare(session, results, work, wasmtime.as_deref())?;
     }
-    start(session, results, wasmtime.as_deref())?;
-    memory(session, results)?;
-    neighbour(session, results)
+    if session.wants("start") {
+        start(session, results, wasmtime.as_deref())?;
+    }
+    if session.wants("memory") {
+        memory(session, results)?;
+    }
+    if session.wants("spin") {
+        neighbour(session, results)?;
+    }
+    Ok(())
 }
 
 /// A program on the PATH.
@@ -299,7 +316,7 @@ fn measure(
     let before = subject.cpu_ns();
     let until = Until::Elapsed(time);
     let outcome =
-        load::closed(&subject.target(), request, connections, until, &session.cores.load)?;
+        load::closed_awake(&subject.target(), request, connections, until, &session.cores)?;
     let cpu_ns = subject.cpu_ns().saturating_sub(before);
     let outcome = outcome.check()?;
     let histogram = outcome.histogram();
