@@ -13,6 +13,7 @@
 //! - all sandboxes together, from the first word about them to the last, cost at most the budget:
 //!   what a parked one takes, or the memory limit of the function in it;
 //! - at most `creating_max` are being created;
+//! - while a function starts, nothing is made that nobody waits for, but the stock is not short for long;
 //! - nobody waits while there is room, and nobody waits longer than `start_timeout`;
 //! - no frozen sandbox has a request;
 //! - every sandbox is parked or on the way there, belongs to a function, or is being removed.
@@ -81,6 +82,8 @@ pub struct Schedule {
     /// At most the sum of the functions' `max`.
     starts: VecDeque<Start>,
     parked: VecDeque<SandboxId>,
+    /// Since when there are fewer than are to be kept ready.
+    short_since: Option<Instant>,
     creating: usize,
     /// What all sandboxes cost.
     memory: u64,
@@ -102,6 +105,7 @@ impl Schedule {
             sandboxes: BTreeMap::new(),
             starts: VecDeque::new(),
             parked: VecDeque::new(),
+            short_since: None,
             creating: 0,
             memory: 0,
             clock: Clock::default(),

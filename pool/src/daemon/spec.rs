@@ -16,6 +16,9 @@ pub(super) const UIDS_EACH: u32 = 2;
 const PARKED_MEMORY: u64 = 16 << 20;
 /// Processes of a parked sandbox: its init and, while it is set up, the one that makes it.
 const PARKED_PIDS: u32 = 8;
+/// Bytes of a scratch for each file or directory that it may hold, and how few and how many these are at most.
+const SCRATCH_FILE: u64 = 4096;
+const SCRATCH_FILES: (u64, u64) = (64, 65_536);
 /// The kernel takes memory from sandboxes before it takes it from the host.
 const OOM_SCORE: i32 = 500;
 
@@ -84,9 +87,10 @@ fn mounts(scratch: u64) -> Vec<Value> {
         }),
     ];
     if scratch > 0 {
+        let files = (scratch / SCRATCH_FILE).clamp(SCRATCH_FILES.0, SCRATCH_FILES.1);
         mounts.push(json!({
             "destination": "/tmp", "type": "tmpfs", "source": "tmpfs",
-            "options": ["nosuid", "nodev", "mode=1777", format!("size={scratch}")],
+            "options": ["nosuid", "nodev", "mode=1777", format!("size={scratch}"), format!("nr_inodes={files}")],
         }));
     }
     mounts

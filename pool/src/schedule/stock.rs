@@ -8,10 +8,13 @@ use crate::lifecycle::{self, State};
 use crate::protocol::SandboxId;
 use crate::reason::{Reason, Usage};
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// After so many failed creations in a row, those who wait for one are told.
 const CREATION_PATIENCE: u32 = 3;
+/// How long the stock stays short at most while functions start. A creation takes a core, and whoever forks waits
+/// in the kernel while it moves a process into its control group: beside one, a start of a millisecond took three.
+pub(super) const REFILL_PATIENCE: Duration = Duration::from_millis(20);
 
 impl Schedule {
     /// Has sandboxes made: first those that starts need, oldest first, then those to be kept ready.
@@ -43,6 +46,14 @@ impl Schedule {
             owed = owed.saturating_add(policy.memory.saturating_sub(PARKED_MEMORY));
         }
         let mut kept = stock.get(&0).copied().unwrap_or_default();
+        if kept >= self.bounds.parked {
+            self.short_since = None;
+        } else {
+            let due = *self.short_since.get_or_insert(now) + REFILL_PATIENCE;
+            if now < due && self.some_function_starts() {
+                return self.wake_by(due);
+            }
+        }
         while kept < self.bounds.parked
             && self.creating < self.bounds.creating_max
             && self.free() >= owed.saturating_add(PARKED_MEMORY)
@@ -50,6 +61,11 @@ impl Schedule {
             self.create(now, 0, effects);
             kept += 1;
         }
+    }
+
+    fn some_function_starts(&self) -> bool {
+        let starts = |state| matches!(state, State::Activating | State::Starting(_));
+        self.sandboxes.values().any(|sandbox| starts(sandbox.state))
     }
 
     pub(super) fn create(&mut self, now: Instant, scratch: u64, effects: &mut Vec<Effect>) {

@@ -3,6 +3,7 @@
 mod law;
 mod world;
 
+use super::stock::REFILL_PATIENCE;
 use super::{Bounds, Cause, Effect, Event, FunctionId, KeepAlive, Policy, Quarantine};
 use crate::protocol::{Exit, SandboxId};
 use crate::reason::{LeaseError, Reason};
@@ -383,4 +384,40 @@ fn a_look_around_in_between_does_not_put_off_the_freezing() {
     world.on(Event::Tick);
     world.advance(Duration::from_millis(500));
     assert!(world.frozen.contains(&id));
+}
+
+#[test]
+fn the_stock_is_refilled_once_the_function_that_took_from_it_accepts() {
+    let (mut world, function) = World::with_function(bounds(), policy());
+    world.wait(function);
+    let id = *world.activating.first().unwrap();
+    assert!(world.creating.is_empty(), "while it is handed over");
+    world.executed(id);
+    assert!(world.creating.is_empty(), "while it starts");
+    world.accepted(id);
+    assert_eq!(world.creating.len(), 1);
+}
+
+#[test]
+fn the_stock_is_not_short_for_long_while_functions_start_without_end() {
+    let many = Bounds { parked: 4, ..bounds() };
+    let (mut world, function) = World::with_function(many, policy());
+    let step = REFILL_PATIENCE / 4;
+    for wanted in 1..4 {
+        world.on(Event::Prepare { function, wanted, cause: Cause::default() });
+        assert!(world.creating.is_empty());
+        world.advance(step);
+    }
+    world.advance(step);
+    assert_eq!(world.creating.len(), many.creating_max, "though three of them still start");
+}
+
+#[test]
+fn a_start_that_waits_for_a_sandbox_has_one_made_beside_another_start() {
+    let one = Bounds { parked: 1, ..bounds() };
+    let (mut world, function) = World::with_function(one, policy());
+    world.wait(function);
+    assert!(world.creating.is_empty());
+    world.wait(function);
+    assert_eq!(world.creating.len(), 1);
 }
