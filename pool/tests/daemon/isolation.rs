@@ -1,4 +1,4 @@
-//! What a sandbox keeps in and out.
+//! What a sandbox is made of; what a function may try against it is in `hostile`.
 
 use std::fs;
 
@@ -62,17 +62,6 @@ fn the_root_is_read_only_and_has_nothing_but_devices_and_processes() {
     assert_eq!(entries, ["dev", "proc"]);
     assert_eq!(function.get("/write/file").unwrap(), "Read-only file system (os error 30)");
     assert_eq!(function.get("/write/dev/file").unwrap(), "Permission denied (os error 13)");
-    daemon.end();
-}
-
-#[test]
-fn the_process_list_has_only_the_function_and_nothing_of_the_kernel() {
-    let mut daemon = Daemon::start();
-    let function = daemon.park(1).activate(&daemon.run, LIMITS);
-    let mut entries: Vec<_> =
-        function.get("/list/proc").unwrap().lines().map(str::to_owned).collect();
-    entries.sort_unstable();
-    assert_eq!(entries, ["1", "self", "thread-self"]);
     daemon.end();
 }
 

@@ -3,6 +3,7 @@
 
 mod activation;
 mod faults;
+mod hostile;
 mod isolation;
 mod limits;
 mod network;

@@ -3,9 +3,15 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::FromRawFd;
+use std::ffi::c_long;
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::net::UnixListener;
+use std::os::fd::FromRawFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+
+unsafe extern "C" {
+    fn syscall(number: c_long, ...) -> c_long;
+}
 
 fn main() {
     // SAFETY: descriptor 3 is the listening socket, as LISTEN_FDS says.
@@ -71,7 +77,81 @@ fn answer(path: &str) -> String {
             }
             Err(error) => error.to_string(),
         },
+        ["connect-unix", ..] => said(UnixStream::connect(&path["/connect-unix".len()..])),
+        ["connect-abstract", name] => {
+            said(SocketAddr::from_abstract_name(name).and_then(|name| UnixStream::connect_addr(&name)))
+        }
+        ["call", ref words @ ..] => match call(&words.iter().map(|word| word.parse().expect("a number")).collect::<Vec<_>>()) {
+            Ok(answer) => format!("returned {answer}"),
+            Err(error) => error.to_string(),
+        },
+        ["old-call"] => format!("returned {}", old_call()),
+        ["files", ..] => {
+            let mut count = 0;
+            loop {
+                match File::create(format!("{}/{count}", &path["/files".len()..])) {
+                    Ok(_) => count += 1,
+                    Err(error) => break format!("{count} and then {error}"),
+                }
+            }
+        }
+        ["open"] => {
+            let mut files = Vec::new();
+            loop {
+                match File::open("/") {
+                    Ok(file) => files.push(file),
+                    Err(error) => break format!("{} and then {error}", files.len()),
+                }
+            }
+        }
+        ["fork", number, signal, close] => {
+            let [number, signal, close] = [number, signal, close].map(|word| word.parse().expect("a number"));
+            let mut children = 0;
+            loop {
+                match call(&[number, signal]) {
+                    Ok(0) => {
+                        // The connection among them, whose end would not be seen.
+                        let _ = call(&[close, 3, c_long::from(u32::MAX)]);
+                        loop {
+                            std::thread::park();
+                        }
+                    }
+                    Ok(_) => children += 1,
+                    Err(error) => break format!("{children} and then {error}"),
+                }
+            }
+        }
         ["exit", status] => std::process::exit(status.parse().expect("a status")),
         _ => "hello".into(),
     }
+}
+
+fn said<T>(done: std::io::Result<T>) -> String {
+    done.map_or_else(|error| error.to_string(), |_| "connected".into())
+}
+
+/// A system call by its number, with arguments that are numbers.
+fn call(words: &[c_long]) -> std::io::Result<c_long> {
+    let mut all = [0; 7];
+    all[..words.len()].copy_from_slice(words);
+    let [number, a, b, c, d, e, f] = all;
+    // SAFETY: the kernel checks what it is given, and no call here is given memory of ours.
+    match unsafe { syscall(number, a, b, c, d, e, f) } {
+        -1 => Err(std::io::Error::last_os_error()),
+        answer => Ok(answer),
+    }
+}
+
+/// `getpid` in the way of 32-bit programs.
+#[cfg(target_arch = "x86_64")]
+fn old_call() -> i32 {
+    let mut number = 20;
+    // SAFETY: it only returns a number.
+    unsafe { std::arch::asm!("int 0x80", inout("eax") number, out("r8") _, out("r9") _, out("r10") _, out("r11") _) };
+    number
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn old_call() -> i32 {
+    std::process::abort()
 }
