@@ -85,11 +85,13 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// Successful answers a second.
+    /// Successful answers a second; 0 when there were none.
     #[must_use]
     pub fn rate(&self) -> f64 {
-        let succeeded = self.samples.iter().filter(|sample| sample.succeeded()).count();
-        stats::float(succeeded) / self.elapsed.as_secs_f64()
+        match self.samples.len() - self.failed() {
+            0 => 0.0,
+            succeeded => stats::float(succeeded) / self.elapsed.as_secs_f64(),
+        }
     }
 
     /// How many exchanges were no success.

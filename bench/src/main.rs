@@ -28,7 +28,8 @@ fn main() -> ExitCode {
         }
         Command::Paper(arguments) => paper::run(&arguments).and_then(|text| say(&text)),
         Command::Report(arguments) => report::run(&arguments).and_then(|text| say(&text)),
-        Command::Trace(arguments) => trace::replay::run(&arguments).and_then(|text| say(&text)),
+        Command::Trace(arguments) => trace::replay::run(&arguments)
+            .and_then(|(text, partial)| say(&text).and_then(|()| whole(partial))),
         Command::Bare => bare::serve(),
     };
     match done {
@@ -60,7 +61,14 @@ fn run_bench(arguments: &BenchArguments) -> anyhow::Result<()> {
 
 /// Prints results, and writes them where they were asked for.
 fn deliver(results: &Results, output: &OutputArguments) -> anyhow::Result<()> {
-    say(&output.write(results)?)
+    say(&output.write(results)?)?;
+    whole(results.is_partial())
+}
+
+/// Fails, after what there is was told, when the target was lost.
+fn whole(partial: bool) -> anyhow::Result<()> {
+    anyhow::ensure!(!partial, "the target was lost; the results hold what was measured before");
+    Ok(())
 }
 
 /// To standard output; who stopped reading wants no more.

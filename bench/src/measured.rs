@@ -175,7 +175,12 @@ pub fn table(title: &str, measured: &[Measured]) -> Table {
     ];
     let mut table = Table::new(title, columns);
     for row in measured {
-        let percent = |share: f64| format!("{:.0} %", share * 100.0);
+        let none = || "–".to_owned();
+        // Of answers; where there were none there is no figure.
+        let answered = row.requests > row.failed;
+        let figure = |value: f64| if answered { short(value) } else { none() };
+        let percent =
+            |share: f64| if answered { format!("{:.0} %", share * 100.0) } else { none() };
         let function = match row.parameters.is_empty() {
             true => row.function.clone(),
             false => format!("{} {}", row.function, row.parameters),
@@ -188,16 +193,16 @@ pub fn table(title: &str, measured: &[Measured]) -> Table {
             function,
             row.runtime.clone(),
             scenario,
-            row.connections.to_string(),
+            if row.connections == 0 { none() } else { row.connections.to_string() },
             row.requests.to_string(),
             row.failed.to_string(),
-            short(row.rate),
-            short(row.latency.mean),
-            short(row.latency.p50),
-            short(row.latency.p99),
+            figure(row.rate),
+            figure(row.latency.mean),
+            figure(row.latency.p50),
+            figure(row.latency.p99),
             percent(row.wasm),
             percent(row.native),
-            row.cpu_ms.map_or_else(|| "–".to_owned(), short),
+            row.cpu_ms.map_or_else(none, short),
         ]);
     }
     table
@@ -268,6 +273,15 @@ mod tests {
         let measured = Measured::of("f", "r", "warm", &outcome);
         assert_eq!((measured.failed, measured.points.len()), (1, POINTS_MAX));
         assert!((measured.latency.p50 - 2.0).abs() < 0.01 && measured.wasm == 1.0);
+    }
+
+    #[test]
+    fn where_nothing_was_answered_there_are_no_figures_and_the_row_can_be_read_again() {
+        let nothing = Measured::of("f", "r", "spike", &Outcome::default());
+        let text = serde_json::to_string(&nothing).expect("JSON");
+        assert_eq!(serde_json::from_str::<Measured>(&text).expect("a row").rate, 0.0);
+        let table = table("t", &[nothing]).to_string();
+        assert!(!table.contains("NaN") && table.matches('–').count() == 8, "{table}");
     }
 
     #[test]

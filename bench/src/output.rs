@@ -28,8 +28,10 @@ impl OutputArguments {
             results.write_to(path)?;
         }
         if let Some(path) = &self.csv {
-            let measured = results.data.get("measured").cloned().unwrap_or_default();
-            let rows: Vec<Measured> = serde_json::from_value(measured).unwrap_or_default();
+            let rows: Vec<Measured> = match results.data.get("measured") {
+                Some(measured) => serde_json::from_value(measured.clone())?,
+                None => Vec::new(),
+            };
             std::fs::write(path, measured::csv(&rows))?;
         }
         Ok(results.text())

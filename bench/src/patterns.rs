@@ -53,7 +53,7 @@ impl Display for Pattern {
 /// invocations does not count as a shape.
 const BINS: usize = 48;
 /// Fewer invocations than this show no shape.
-const INVOCATIONS_MIN: f64 = 30.0;
+pub const INVOCATIONS_MIN: f64 = 30.0;
 /// A spike is a minute of so many times the mean of all minutes.
 const SPIKE: f64 = 4.0;
 /// And at most this share of the minutes are spikes.

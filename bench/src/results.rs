@@ -62,6 +62,13 @@ impl Results {
         Ok(())
     }
 
+    /// Whether the target was lost before the measurement was at its end.
+    #[must_use]
+    pub fn is_partial(&self) -> bool {
+        let rows = self.data.get("measured").and_then(Value::as_array);
+        rows.is_some_and(|rows| rows.iter().any(|row| row["lost"].is_string()))
+    }
+
     /// As text: tables, notes, the machine, then one line a bar.
     #[must_use]
     pub fn text(&self) -> String {
@@ -208,6 +215,10 @@ mod tests {
         let stored = read(file.path()).expect("results");
         assert_eq!((stored.name.as_str(), &stored.machine), ("run", &results.machine));
         assert_eq!((&stored.tables, stored.measured.len()), (&results.tables, 1));
+        assert!(!results.is_partial());
+        let lost = Measured { lost: Some("refused".into()), ..Measured::default() };
+        results.data("measured", &[lost]).expect("data");
+        assert!(results.is_partial());
     }
 
     #[test]

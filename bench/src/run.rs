@@ -48,8 +48,8 @@ pub enum Arrivals {
 pub struct RunArguments {
     #[command(flatten)]
     subject: SubjectArguments,
-    /// Which tier answers: wasm, native, hybrid or adaptive [default: what its builds allow]
-    #[arg(long)]
+    /// Which tier answers [default: what its builds allow]
+    #[arg(long, value_parser = POLICIES)]
     policy: Option<String>,
     /// Ask a Baton that already runs, http://ADDRESS; with the function at --path
     #[arg(long, conflicts_with_all = ["policy", "component", "native"])]
@@ -85,6 +85,9 @@ pub struct RunArguments {
     #[command(flatten)]
     pub output: OutputArguments,
 }
+
+/// Baton's policies.
+pub const POLICIES: [&str; 4] = ["wasm", "native", "hybrid", "adaptive"];
 
 /// Requests of a cold measurement.
 const COLD_REQUESTS: usize = 20;

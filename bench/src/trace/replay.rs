@@ -10,8 +10,8 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 
 use super::generate::generate;
-use super::select::{Survey, survey};
-use super::{Invocations, read};
+use super::read;
+use super::select::{Chosen, Survey, survey};
 use crate::bars::short;
 use crate::baton::Setup;
 use crate::bench::Session;
@@ -20,9 +20,9 @@ use crate::client::Client;
 use crate::load::{self, Arrival, Outcome};
 use crate::measured::{self, Measured};
 use crate::output::OutputArguments;
-use crate::patterns::{Pattern, per_minute};
+use crate::patterns::{INVOCATIONS_MIN, Pattern, per_minute};
 use crate::results::Results;
-use crate::run::CONNECTIONS_MAX;
+use crate::run::{CONNECTIONS_MAX, POLICIES};
 use crate::schedule::{Spacing, instants};
 use crate::stats::{float, median};
 use crate::subject::Subject;
@@ -100,8 +100,8 @@ struct ReplayArguments {
     /// How invocations lie in their minute
     #[arg(long, value_enum, default_value_t = Spacing::Exponential)]
     spacing: Spacing,
-    /// Which policy: wasm, native, hybrid or adaptive
-    #[arg(long, default_value = "hybrid")]
+    /// Which tier answers
+    #[arg(long, default_value = "hybrid", value_parser = POLICIES)]
     policy: String,
     /// The functions that stand in, when durations do not say: one for each chosen function
     #[arg(long, default_value = "float-operation")]
@@ -130,20 +130,20 @@ fn minutes(text: &str) -> Result<RangeInclusive<usize>, String> {
         .ok_or_else(|| "expected a number of minutes, or FIRST-LAST counted from 1".to_owned())
 }
 
-/// Does it, and returns what is printed.
+/// Does it, and returns what is printed and whether the target was lost in the middle.
 ///
 /// # Errors
 /// Faults of the trace; a Baton that cannot be started.
-pub fn run(arguments: &TraceArguments) -> anyhow::Result<String> {
+pub fn run(arguments: &TraceArguments) -> anyhow::Result<(String, bool)> {
     match &arguments.action {
-        Action::Generate(arguments) => make(arguments),
+        Action::Generate(arguments) => Ok((make(arguments)?, false)),
         Action::Select(arguments) => {
             let survey = survey(read::invocations(&arguments.trace)?, arguments.each)?;
             let mut results = Results::new("select", 0);
             results.tables.push(survey_table(&survey));
             results.data("survey", &survey)?;
             results.machine.ended();
-            arguments.output.write(&results)
+            Ok((arguments.output.write(&results)?, false))
         }
         Action::Replay(arguments) => replay(arguments),
     }
@@ -175,6 +175,11 @@ fn survey_table(survey: &Survey) -> Table {
         survey.invocations,
         if counts.is_empty() { "none".to_owned() } else { counts.join(", ") }
     );
+    let others = survey.functions - survey.patterns.values().sum::<usize>();
+    let title = match others {
+        0 => title,
+        _ => format!("{title}; {others} with fewer than {INVOCATIONS_MIN} invocations"),
+    };
     let mut table = Table::new(title, ["function", "pattern", "per minute", "most in a minute"]);
     for chosen in &survey.chosen {
         table.row([
@@ -209,7 +214,7 @@ pub struct Replay {
     pub seed: u64,
 }
 
-fn replay(arguments: &ReplayArguments) -> anyhow::Result<String> {
+fn replay(arguments: &ReplayArguments) -> anyhow::Result<(String, bool)> {
     anyhow::ensure!(
         arguments.compress.is_finite() && arguments.compress > 0.0,
         "--compress is {}, expected more than 0",
@@ -219,10 +224,13 @@ fn replay(arguments: &ReplayArguments) -> anyhow::Result<String> {
     let mut results = Results::new("trace", arguments.seed);
     let mut rows = Vec::new();
     let mut requests = String::from("pattern,function,at_ms,latency_ms,status,tier\n");
-    for pattern in patterns(arguments) {
-        let parts = parts(arguments, pattern, &session, &mut results)?;
+    let patterns = patterns(arguments);
+    let chosen = chosen(arguments, &patterns)?;
+    let stand_ins = stand_ins(arguments, &chosen, &session, &mut results)?;
+    for pattern in patterns {
+        let parts = parts(arguments, pattern, &chosen, &stand_ins);
         if parts.is_empty() {
-            results.notes.push(format!("no function of the trace is {pattern}"));
+            results.notes.push(format!("the trace has no function of the pattern {pattern}"));
             continue;
         }
         let how = Replay {
@@ -235,6 +243,10 @@ fn replay(arguments: &ReplayArguments) -> anyhow::Result<String> {
         let replayed = parts.iter().map(|part| part.counts.len()).max().unwrap_or(0);
         let skipped = how.minute * u32::try_from(replayed.saturating_sub(minutes))?;
         let outcome = after(skipped, how.play(&parts, &session)?)?;
+        if outcome.samples.is_empty() && outcome.lost.is_none() {
+            let note = format!("{pattern}: there is no invocation in the minutes that count");
+            results.notes.push(note);
+        }
         for sample in &outcome.samples {
             let part = &parts[usize::try_from(sample.request)?];
             requests += &format!(
@@ -267,7 +279,7 @@ fn replay(arguments: &ReplayArguments) -> anyhow::Result<String> {
     if let Some(path) = &arguments.requests {
         fs::write(path, requests)?;
     }
-    arguments.output.write(&results)
+    Ok((arguments.output.write(&results)?, results.is_partial()))
 }
 
 fn patterns(arguments: &ReplayArguments) -> Vec<Pattern> {
@@ -277,26 +289,9 @@ fn patterns(arguments: &ReplayArguments) -> Vec<Pattern> {
     }
 }
 
-/// The functions of a pattern, with the functions of ours that stand in for them.
-fn parts(
-    arguments: &ReplayArguments,
-    pattern: Pattern,
-    session: &Session,
-    results: &mut Results,
-) -> anyhow::Result<Vec<Part>> {
-    let body =
-        |name: &String| arguments.body.clone().unwrap_or_else(|| catalogue::body(name).to_owned());
-    let subjects: Vec<Subject> =
-        arguments.function.iter().map(|name| Subject::ours(name, &body(name))).collect();
-    let Some(trace) = &arguments.trace else {
-        let length = arguments.minutes.end() - arguments.minutes.start() + 1 + arguments.warm_up;
-        let rate = arguments.per_minute / float(subjects.len());
-        let made = subjects.into_iter().zip(0_u64..).map(|(subject, index)| {
-            let seed = arguments.seed.wrapping_add(index);
-            Part { counts: pattern.counts(length, rate, seed), subject }
-        });
-        return Ok(made.collect());
-    };
+/// The busiest functions of the trace, of those patterns; none without a trace.
+fn chosen(arguments: &ReplayArguments, patterns: &[Pattern]) -> anyhow::Result<Vec<Chosen>> {
+    let Some(trace) = &arguments.trace else { return Ok(Vec::new()) };
     let reader = read::invocations(trace)?;
     let last = *arguments.minutes.end();
     anyhow::ensure!(
@@ -305,50 +300,94 @@ fn parts(
         trace.display(),
         reader.minutes()
     );
-    let chosen = survey(reader, arguments.each)?.chosen;
-    let chosen = chosen.into_iter().filter(|chosen| chosen.pattern == pattern);
-    let rows: Vec<Invocations> = chosen.map(|chosen| chosen.row).collect();
-    let stand_ins = match &arguments.durations {
-        Some(path) => stand_ins(&read::durations(path)?, &rows, session, results)?,
-        None => subjects.into_iter().cycle().take(rows.len()).collect(),
-    };
-    let warm_from = arguments.minutes.start().saturating_sub(1 + arguments.warm_up);
-    let parts = rows
-        .into_iter()
-        .zip(stand_ins)
-        .map(|(row, subject)| Part { counts: row.counts[warm_from..last].to_vec(), subject });
-    Ok(parts.collect())
+    let mut chosen = survey(reader, arguments.each)?.chosen;
+    chosen.retain(|chosen| patterns.contains(&chosen.pattern));
+    Ok(chosen)
 }
 
-/// For each row the function of ours whose measured duration is nearest, in ratio, to the trace's.
+/// The functions of a pattern: those of the trace with what stands in for each, or made ones.
+fn parts(
+    arguments: &ReplayArguments,
+    pattern: Pattern,
+    chosen: &[Chosen],
+    stand_ins: &[Subject],
+) -> Vec<Part> {
+    let (first, last) = (*arguments.minutes.start(), *arguments.minutes.end());
+    if arguments.trace.is_none() {
+        let length = last - first + 1 + arguments.warm_up;
+        let rate = arguments.per_minute / float(stand_ins.len());
+        let made = stand_ins.iter().zip(0_u64..).map(|(subject, index)| {
+            let seed = arguments.seed.wrapping_add(index);
+            Part { counts: pattern.counts(length, rate, seed), subject: subject.clone() }
+        });
+        return made.collect();
+    }
+    let from = first.saturating_sub(1 + arguments.warm_up);
+    let of_pattern = chosen.iter().zip(stand_ins).filter(|(found, _)| found.pattern == pattern);
+    let part = |(found, subject): (&Chosen, &Subject)| Part {
+        counts: found.row.counts[from..last].to_vec(),
+        subject: subject.clone(),
+    };
+    of_pattern.map(part).collect()
+}
+
+/// The functions of ours that are asked: one for each that was chosen, by its duration where that
+/// is given; without a trace those that were named.
 fn stand_ins(
-    durations: &[super::Durations],
-    rows: &[Invocations],
+    arguments: &ReplayArguments,
+    chosen: &[Chosen],
     session: &Session,
     results: &mut Results,
 ) -> anyhow::Result<Vec<Subject>> {
-    let candidates = measured_durations(session)?;
+    if let Some(path) = &arguments.durations {
+        let durations = read::durations(path)?;
+        return by_duration(&durations, chosen, &measured_durations(session)?, results);
+    }
+    let body =
+        |name: &String| arguments.body.clone().unwrap_or_else(|| catalogue::body(name).to_owned());
+    let named = arguments.function.iter().map(|name| Subject::ours(name, &body(name)));
+    if arguments.trace.is_none() {
+        return Ok(named.collect());
+    }
+    // The same for each pattern, however many functions the others have.
+    let named: Vec<Subject> = named.collect();
+    let place = |index: usize| {
+        let before = chosen[..index].iter().filter(|it| it.pattern == chosen[index].pattern);
+        named[before.count() % named.len()].clone()
+    };
+    Ok((0..chosen.len()).map(place).collect())
+}
+
+/// For each function the one of ours whose measured duration is nearest to its own, in ratio.
+fn by_duration(
+    durations: &[super::Durations],
+    chosen: &[Chosen],
+    candidates: &[(Subject, f64)],
+    results: &mut Results,
+) -> anyhow::Result<Vec<Subject>> {
     let mut table = Table::new(
         "Functions that stand in for the trace's, by duration",
-        ["trace's function", "its ms", "stands in", "measured ms"],
+        ["trace's function", "pattern", "its ms", "stands in", "measured ms"],
     );
-    let mut chosen = Vec::new();
-    for row in rows {
+    let mut stand_ins = Vec::new();
+    for Chosen { pattern, row } in chosen {
+        let name: String = row.function.chars().take(16).collect();
         let wanted = durations.iter().find(|found| found.function == row.function);
-        let wanted = wanted.map_or(1.0, |found| found.median.max(0.01));
+        let Some(wanted) = wanted.map(|found| found.median.max(0.01)) else {
+            anyhow::bail!(
+                "function {} of the trace has no row in the file of durations; give one to it, or \
+                 replay without --durations",
+                row.function
+            );
+        };
         let distance = |ms: &f64| (ms / wanted).ln().abs();
         let nearest = candidates.iter().min_by(|a, b| distance(&a.1).total_cmp(&distance(&b.1)));
         let (subject, ms) = nearest.context("there is a function to stand in")?;
-        table.row([
-            row.function.chars().take(16).collect(),
-            short(wanted),
-            format!("{} {}", subject.name, subject.parameters),
-            short(*ms),
-        ]);
-        chosen.push(subject.clone());
+        table.row([name, pattern.to_string(), short(wanted), subject.name.clone(), short(*ms)]);
+        stand_ins.push(subject.clone());
     }
     results.tables.push(table);
-    Ok(chosen)
+    Ok(stand_ins)
 }
 
 /// What the functions that can stand in take here, as components, in milliseconds.
@@ -418,6 +457,36 @@ fn after(skipped: Duration, mut outcome: Outcome) -> anyhow::Result<Outcome> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trace::{Durations, Invocations};
+
+    fn of_pattern(pattern: Pattern, function: &str) -> Chosen {
+        let row = Invocations {
+            owner: String::new(),
+            app: String::new(),
+            function: function.into(),
+            trigger: String::new(),
+            counts: vec![1; 4],
+        };
+        Chosen { pattern, row }
+    }
+
+    #[test]
+    fn who_stands_in_is_nearest_in_ratio_and_a_function_without_duration_is_a_fault() {
+        let chosen = [of_pattern(Pattern::Steady, "a"), of_pattern(Pattern::Jump, "b")];
+        let duration =
+            |function: &str, median| Durations { function: function.into(), average: 0.0, median };
+        let candidates =
+            [("short", 1.0), ("long", 100.0)].map(|(name, ms)| (Subject::ours(name, ""), ms));
+        let mut results = Results::new("trace", 1);
+        let mut map = |durations: &[Durations]| {
+            by_duration(durations, &chosen, &candidates, &mut results)
+                .map(|subjects| subjects.into_iter().map(|it| it.name).collect::<Vec<_>>())
+        };
+        let both = [duration("b", 9.0), duration("a", 11.0)];
+        assert_eq!(map(&both).expect("durations"), ["long", "short"]);
+        let fault = map(&both[..1]).expect_err("a fault").to_string();
+        assert!(fault.contains("function a of the trace has no row"), "{fault}");
+    }
 
     #[test]
     fn minutes_are_a_number_or_a_range() {
