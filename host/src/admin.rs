@@ -169,7 +169,7 @@ fn describe(function: &Function) -> Value {
     });
     json!({
         "name": function.name(),
-        "route": function.route,
+        "route": &*function.route,
         "policy": function.spec.policy,
         "digest": &*function.digest,
         "component": component,

@@ -20,8 +20,10 @@ use crate::wasm::{LoadError, Program, Source};
 pub struct Function {
     /// What the manifest says of it.
     pub spec: manifest::Function,
+    /// Its name.
+    pub name: Arc<str>,
     /// Its route as text, `http.route`.
-    pub route: String,
+    pub route: Arc<str>,
     /// The digest of its artifacts, which names the revision.
     pub digest: Arc<str>,
     /// Bounds its requests.
@@ -61,7 +63,8 @@ impl Function {
         Self {
             chooser,
             guard: guard(&spec, native.is_some()),
-            route: spec.route.to_string(),
+            name: spec.name.as_str().into(),
+            route: spec.route.to_string().into(),
             digest,
             gate: Gate::new(Bounds {
                 concurrency: limits.concurrency,

@@ -105,6 +105,8 @@ pub struct Command {
     pub arguments: Vec<String>,
     /// What an image sets in its environment; the manifest's wins.
     pub env: Vec<(String, String)>,
+    /// The digest of the manifest of the image that it came with.
+    pub image: Option<String>,
 }
 
 /// A [`NativeBuild`] but for its descriptor.

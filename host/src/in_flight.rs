@@ -105,7 +105,7 @@ impl Drop for InFlight {
 
 /// What logs say where no answer was sent because the client had left (nginx's convention; it is
 /// never sent).
-static CLIENT_CLOSED_REQUEST: StatusCode = match StatusCode::from_u16(499) {
+pub static CLIENT_CLOSED_REQUEST: StatusCode = match StatusCode::from_u16(499) {
     Ok(status) => status,
     Err(_) => StatusCode::BAD_REQUEST,
 };

@@ -5,20 +5,21 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use baton_otel::RequestContext;
 use baton_otel::context::TraceParent;
-use baton_otel::names::{attribute, event, span};
-use baton_otel::{Event, KeyValue, Kind, RequestContext, Span, Status, Trace};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header};
 
-use crate::egress::{Caller, Calls};
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::egress::{Caller, Calls};
 use crate::function::Function;
 use crate::phases::{Interval, Phase, Phases};
 use crate::problem;
 use crate::stopwatch::Stopwatch;
 use crate::tier::chooser::Decision;
 use crate::tier::{Reason, Tier};
+
+mod trace;
 
 /// How a request came in.
 #[derive(Debug)]
@@ -286,168 +287,6 @@ impl Record {
         if let Some(began) = self.work_began(now) {
             self.work.head(now.saturating_duration_since(began).saturating_sub(waited));
         }
-    }
-
-    /// The request as a trace of spans.
-    #[must_use]
-    pub fn trace(&self, end: Instant, outcome: Outcome) -> Trace {
-        let wall = |instant| self.phases.wall(instant);
-        let route = self.function.as_ref().map(|function| function.route.as_str());
-        let method = known_method(&self.method);
-        let name = match route {
-            Some(route) => format!("{method} {route}"),
-            None => method.to_owned(),
-        };
-        let mut root = Span::new(name, wall(self.phases.began()), wall(end));
-        root.kind = Kind::Server;
-        root.span_id = self.context.span_id;
-        root.attributes = self.attributes(route);
-        if let Some(error) = self.error_type(outcome) {
-            root.attributes.push(KeyValue::new(attribute::ERROR_TYPE, error.to_string()));
-            if outcome != Outcome::ClientGone {
-                root.status = Status::Error(error);
-            }
-        }
-        let mut happened = |name: &'static str, at| {
-            root.events.push(Event { name: name.into(), time: wall(at), attributes: vec![] });
-        };
-        if self.out_of_memory {
-            happened(event::OUT_OF_MEMORY, self.fell_back.unwrap_or(end));
-        }
-        if let Some(at) = self.fell_back {
-            happened(event::FALLBACK, at);
-            if self.retried {
-                happened(event::RETRY, at);
-            }
-        }
-        root.children = self.children(end);
-        Trace {
-            trace_id: self.context.trace_id,
-            parent: self.context.parent,
-            root,
-            tracestate: self.context.tracestate.clone(),
-        }
-    }
-
-    fn children(&self, end: Instant) -> Vec<Span> {
-        let intervals: Vec<Interval> = self.phases.intervals(end).collect();
-        let mut children: Vec<Span> = Vec::with_capacity(intervals.len());
-        for (i, interval) in intervals.iter().enumerate() {
-            let wall = |instant| self.phases.wall(instant);
-            let mut span =
-                Span::new(span_name(interval.phase), wall(interval.start), wall(interval.end));
-            match interval.phase {
-                Phase::Connect => {
-                    // Part of the forward that follows: it is drawn inside of it.
-                    let until = intervals.get(i + 1).map_or(end, |next| next.end);
-                    let mut forward =
-                        self.forward(Span::new(span::FORWARD, span.start, wall(until)));
-                    forward.children.push(span);
-                    children.push(forward);
-                    continue;
-                }
-                Phase::Forward if i > 0 && intervals[i - 1].phase == Phase::Connect => {
-                    continue;
-                }
-                Phase::Forward => span = self.forward(span),
-                Phase::Handle => {
-                    span.span_id = self.work_span;
-                    span.children = self.calls.spans();
-                }
-                Phase::Load => {
-                    let source = self.load.unwrap_or("memory");
-                    span.attributes.push(KeyValue::new(attribute::BATON_COMPONENT_SOURCE, source));
-                }
-                Phase::Lease => span.children = crate::native::prepare::spans(&self.started),
-                Phase::Admit | Phase::Instantiate => {}
-            }
-            children.push(span);
-        }
-        children
-    }
-
-    fn forward(&self, mut span: Span) -> Span {
-        span.kind = Kind::Client;
-        if !matches!(self.tier, Some((Tier::Wasm, _))) {
-            span.span_id = self.work_span;
-        }
-        span.attributes.push(KeyValue::new(attribute::NETWORK_TRANSPORT, "unix"));
-        if let Some(served) = &self.served {
-            span.attributes.push(KeyValue::new(attribute::CONTAINER_ID, served.container.clone()));
-            span.attributes.push(KeyValue::new(attribute::PROCESS_PID, i64::from(served.pid)));
-        }
-        span
-    }
-
-    fn attributes(&self, route: Option<&str>) -> Vec<KeyValue> {
-        let mut all = Vec::with_capacity(20);
-        let mut say = |key: &'static str, value: baton_otel::Value| {
-            all.push(KeyValue::new(key, value));
-        };
-        let method = known_method(&self.method);
-        say(attribute::HTTP_REQUEST_METHOD, method.into());
-        if method == "_OTHER" {
-            say(attribute::HTTP_REQUEST_METHOD_ORIGINAL, self.method.as_str().to_owned().into());
-        }
-        say(attribute::URL_SCHEME, self.peer.scheme().into());
-        say(attribute::URL_PATH, self.uri.path().to_owned().into());
-        if let Some(query) = self.uri.query() {
-            say(attribute::URL_QUERY, query.to_owned().into());
-        }
-        say(attribute::NETWORK_PROTOCOL_VERSION, protocol_version(self.version).into());
-        if let Some(agent) = self.user_agent.as_ref().and_then(|agent| agent.to_str().ok()) {
-            say(attribute::USER_AGENT_ORIGINAL, agent.to_owned().into());
-        }
-        if let Some((host, port)) = self.authority() {
-            say(attribute::SERVER_ADDRESS, host.into());
-            if let Some(port) = port {
-                say(attribute::SERVER_PORT, i64::from(port).into());
-            }
-        }
-        if let Some(client) = self.peer.client {
-            say(attribute::CLIENT_ADDRESS, client.ip().to_string().into());
-            say(attribute::CLIENT_PORT, i64::from(client.port()).into());
-        }
-        say(attribute::HTTP_RESPONSE_STATUS_CODE, i64::from(self.status.as_u16()).into());
-        say(attribute::HTTP_REQUEST_BODY_SIZE, bytes(self.received));
-        say(attribute::HTTP_RESPONSE_BODY_SIZE, bytes(self.sent));
-        if let (Some(route), Some(function)) = (route, &self.function) {
-            say(attribute::HTTP_ROUTE, route.to_owned().into());
-            say(attribute::FAAS_NAME, function.name().to_owned().into());
-            say(attribute::FAAS_VERSION, function.digest.to_string().into());
-            say(attribute::FAAS_TRIGGER, "http".into());
-            say(attribute::FAAS_COLDSTART, self.cold.into());
-            say(attribute::FAAS_INVOCATION_ID, self.context.span_id.to_string().into());
-        }
-        if let Some((tier, reason)) = self.tier {
-            say(attribute::BATON_TIER, tier.name().into());
-            say(attribute::BATON_TIER_REASON, reason.name().into());
-        }
-        all
-    }
-
-    fn authority(&self) -> Option<(String, Option<u16>)> {
-        let authority: http::uri::Authority = match self.uri.authority() {
-            Some(authority) => authority.clone(),
-            None => self.host.as_ref()?.to_str().ok()?.parse().ok()?,
-        };
-        Some((authority.host().to_owned(), authority.port_u16()))
-    }
-}
-
-fn bytes(count: u64) -> baton_otel::Value {
-    i64::try_from(count).unwrap_or(i64::MAX).into()
-}
-
-fn span_name(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Admit => span::ADMIT,
-        Phase::Load => span::COMPONENT_LOAD,
-        Phase::Lease => span::SANDBOX_LEASE,
-        Phase::Connect => span::FORWARD_CONNECT,
-        Phase::Forward => span::FORWARD,
-        Phase::Instantiate => span::COMPONENT_INSTANTIATE,
-        Phase::Handle => span::COMPONENT_HANDLE,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -181,11 +182,16 @@ pub(crate) async fn run_component(
     let mut call = loaded.program.start(request, record.peer.secure, invocation);
     // The bound that counts is the one around the whole; here it only lets the record say in which
     // phase the time was up.
-    let head = timeout_at(deadline.into(), call.head()).await;
-    if let Some(instantiated) = call.instantiated() {
-        record.phases.enter(Phase::Handle, instantiated);
-    }
-    record.guest_cpu = call.cpu_used();
+    let head = poll_fn(|cx| {
+        let polled = call.poll_head(cx);
+        // At once, for the client may leave before there is a head.
+        if let Some(instantiated) = call.instantiated() {
+            record.phases.enter(Phase::Handle, instantiated);
+        }
+        record.guest_cpu = call.cpu_used();
+        polled
+    });
+    let head = timeout_at(deadline.into(), head).await;
     let head = head.map_err(|_| out_of_time(record))?.map_err(guest_problem)?;
     let (mut head, body) = head.into_parts();
     strip_hop_by_hop(&mut head.headers);

@@ -24,7 +24,7 @@ pub mod span;
 
 pub use context::{RequestContext, Sampler, TraceParent};
 pub use log::{Log, Severity};
-pub use opentelemetry::{KeyValue, Value, trace::SpanId, trace::TraceId};
+pub use opentelemetry::{KeyValue, StringValue, Value, trace::SpanId, trace::TraceId};
 pub use pipeline::{StartError, Telemetry};
 pub use queue::Counts;
 pub use recent::Recent;

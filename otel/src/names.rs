@@ -127,9 +127,7 @@ names! {
     NETWORK_PEER_ADDRESS = "network.peer.address";
     /// Port of the peer of the connection.
     NETWORK_PEER_PORT = "network.peer.port";
-    /// Application protocol, `http`.
-    NETWORK_PROTOCOL_NAME = "network.protocol.name";
-    /// Version of the application protocol, `1.1` or `2`.
+    /// Version of HTTP, `1.1` or `2`.
     NETWORK_PROTOCOL_VERSION = "network.protocol.version";
     /// Transport of the connection, `tcp` or `unix`.
     NETWORK_TRANSPORT = "network.transport";

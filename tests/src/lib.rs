@@ -5,6 +5,7 @@ pub mod client;
 pub mod collector;
 pub mod footprint;
 pub mod functions;
+pub mod golden;
 pub mod origin;
 pub mod programs;
 

@@ -74,6 +74,8 @@ pub struct Image {
     pub config: Configuration,
     /// The SHA-256 of its configuration in hexadecimal, which names it.
     pub digest: String,
+    /// The digest of its manifest, `sha256:` and hexadecimal; a saved image has none.
+    pub manifest: Option<String>,
 }
 
 /// An image's configuration, as far as it matters here.
@@ -213,7 +215,7 @@ fn here() -> &'static str {
 }
 
 fn layout(parts: Parts) -> Result<Image, ImageError> {
-    let manifest = manifest(&parts, "index.json", DEPTH_MAX)?;
+    let (manifest, manifest_digest) = manifest(&parts, "index.json", DEPTH_MAX)?;
     let (config, digest) = parts.document::<Configuration>(&blob(&manifest.config.digest)?)?;
     let mut layers = Vec::new();
     for layer in &manifest.layers {
@@ -222,11 +224,11 @@ fn layout(parts: Parts) -> Result<Image, ImageError> {
         compare(&layer.digest, found)?;
         layers.push(name);
     }
-    complete(Image { parts, layers, config, digest })
+    complete(Image { parts, layers, config, digest, manifest: Some(manifest_digest) })
 }
 
-/// Finds the manifest for this machine below an index.
-fn manifest(parts: &Parts, name: &str, depth: usize) -> Result<Manifest, ImageError> {
+/// Finds the manifest for this machine below an index, with its digest.
+fn manifest(parts: &Parts, name: &str, depth: usize) -> Result<(Manifest, String), ImageError> {
     let (index, _) = parts.document::<Index>(name)?;
     let fits = |descriptor: &&Descriptor| match &descriptor.platform {
         None => true,
@@ -248,7 +250,7 @@ fn manifest(parts: &Parts, name: &str, depth: usize) -> Result<Manifest, ImageEr
     match depth.checked_sub(1) {
         Some(depth) if is_index => manifest(parts, &name, depth),
         None => Err(ImageError::Other("its indexes do not end".to_owned())),
-        Some(_) => Ok(parts.document(&name)?.0),
+        Some(_) => Ok((parts.document(&name)?.0, found.digest.clone())),
     }
 }
 
@@ -258,7 +260,7 @@ fn saved(parts: Parts) -> Result<Image, ImageError> {
         return Err(ImageError::Other("its manifest.json is empty".to_owned()));
     };
     let (config, digest) = parts.document::<Configuration>(&first.config)?;
-    complete(Image { parts, layers: first.layers, config, digest })
+    complete(Image { parts, layers: first.layers, config, digest, manifest: None })
 }
 
 fn complete(image: Image) -> Result<Image, ImageError> {

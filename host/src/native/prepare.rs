@@ -3,8 +3,8 @@
 
 use std::time::SystemTime;
 
-use baton_otel::names::{attribute, span};
-use baton_otel::{KeyValue, Span, SpanId, Status, Trace, TraceId};
+use baton_otel::names::{attribute, event, span};
+use baton_otel::{Event, KeyValue, Span, SpanId, Status, Trace, TraceId};
 use baton_pool::lease::Phase;
 use baton_pool::protocol::SandboxId;
 use baton_pool::reason::Reason;
@@ -61,6 +61,25 @@ pub(super) fn befell(
         root.attributes.push(KeyValue::new(attribute::FAAS_NAME, function.to_owned()));
     }
     Trace { trace_id: baton_otel::context::new_trace_id(), parent: None, root, tracestate: None }
+}
+
+/// The trace of a removal. One that failed is linked to the work that it had last.
+pub(super) fn removed(
+    function: Option<&str>,
+    sandbox: SandboxId,
+    reason: &Reason,
+    last: Option<(TraceId, SpanId)>,
+    phase: &Phase,
+) -> Trace {
+    let mut trace = befell(span::SANDBOX_REMOVE, function, sandbox, &reason.to_string(), phase);
+    if *reason == Reason::OutOfMemory {
+        let name = event::OUT_OF_MEMORY.into();
+        trace.root.events.push(Event { name, time: phase.start, attributes: Vec::new() });
+    }
+    if matches!(reason, Reason::OutOfMemory | Reason::Tainted | Reason::Died | Reason::Exit(_)) {
+        trace.root.links.extend(last);
+    }
+    trace
 }
 
 /// The phases that a request waited for: a parked sandbox was created before it came.

@@ -102,6 +102,8 @@ pub struct Native {
     id: FunctionId,
     sandboxing: Arc<Sandboxing>,
     chooser: Arc<Chooser>,
+    /// The digest of the manifest of its image.
+    image: Option<Arc<str>>,
 }
 
 impl Drop for Native {
@@ -219,7 +221,8 @@ impl Sandboxing {
             chooser: Arc::clone(&chooser),
         };
         names.insert(id, name);
-        Ok(Native { id, sandboxing: Arc::clone(self), chooser })
+        let image = build.command.as_ref().and_then(|command| command.image.as_deref());
+        Ok(Native { id, sandboxing: Arc::clone(self), chooser, image: image.map(Into::into) })
     }
 
     /// The pool in numbers.
@@ -267,6 +270,12 @@ impl Native {
     /// Keeps idle sandboxes at most so long from the next release on.
     pub(super) fn keep_at_most(&self, keep: Duration) {
         self.sandboxing.pool.keep_at_most(self.id, keep);
+    }
+
+    /// The digest of the manifest of the image that it is served from, if it is from one.
+    #[must_use]
+    pub fn image(&self) -> Option<&Arc<str>> {
+        self.image.as_ref()
     }
 
     /// What is known of the function's tiers.
@@ -470,6 +479,7 @@ fn tell(observer: &Observer, names: &Names, serving: &Serving, event: PoolEvent)
         }
         PoolEvent::Gone { function, cause, phase, sandbox, reason, usage } => {
             let function = function.as_ref().map(name);
+            let last = serving.of(sandbox).pop();
             serving.forget(sandbox);
             observer.metrics.removed(word(&reason), usage.oom_kills);
             if let Some(function) = function {
@@ -477,8 +487,7 @@ fn tell(observer: &Observer, names: &Names, serving: &Serving, event: PoolEvent)
                 observer.metrics.of(function).used(cpu, usage.memory_peak);
             }
             if cause.sampled {
-                let (span, reason) = (span::SANDBOX_REMOVE, reason.to_string());
-                observer.trace(prepare::befell(span, function, sandbox, &reason, &phase));
+                observer.trace(prepare::removed(function, sandbox, &reason, last, &phase));
             }
             tracing::debug!(function, %sandbox, %reason, cpu_ns = usage.cpu_ns, memory_peak = usage.memory_peak, "sandbox gone");
         }

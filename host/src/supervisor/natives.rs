@@ -40,6 +40,7 @@ pub(super) fn open(
                 directory: String::new(),
                 arguments: command.clone(),
                 env: Vec::new(),
+                image: None,
             };
             (None, Some(open_directory(dir, revision)?), Some(command))
         }
@@ -76,8 +77,13 @@ fn image(
     let program = arguments.first().map_or("", String::as_str);
     let path = rootfs::find(&root, program, image.directory(), &image.env())
         .map_err(|(path, problem)| ImageError::Other(format!("{path} {problem}")))?;
-    let command =
-        Command { path, directory: image.directory().to_owned(), arguments, env: image.env() };
+    let command = Command {
+        path,
+        directory: image.directory().to_owned(),
+        arguments,
+        env: image.env(),
+        image: image.manifest,
+    };
     Ok((root.into(), command, image.digest))
 }
 

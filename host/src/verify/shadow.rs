@@ -236,6 +236,7 @@ impl Sample {
         root.attributes = vec![
             KeyValue::new(attribute::FAAS_NAME, self.function.name().to_owned()),
             KeyValue::new(attribute::BATON_TIER, tier.name()),
+            KeyValue::new(attribute::ERROR_TYPE, "differed"),
         ];
         root.links.push((request.trace_id, request.span_id));
         root.status = Status::Error(found.join(", ").into());

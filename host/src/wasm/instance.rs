@@ -150,7 +150,11 @@ impl Call {
         poll_fn(|cx| self.poll_head(cx)).await
     }
 
-    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<WasiBody>, Failure>> {
+    /// One turn of [`Call::head`].
+    ///
+    /// # Errors
+    /// As [`Call::head`].
+    pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<WasiBody>, Failure>> {
         let ended = self.poll_guest(cx);
         match (self.progress.take_answer(), ended) {
             // Even after it has set a head: none of it has been sent, and it will not be whole.

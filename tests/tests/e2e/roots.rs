@@ -187,6 +187,13 @@ fn an_image_is_served_from_its_layout_or_an_archive_of_it() {
         assert_eq!(answers(&baton, "/f/directory"), "Ok(\"/work\")");
         let environment = answers(&baton, "/f/environment");
         assert!(environment.contains("A=manifest\n") && environment.contains("B=image\n"));
+        let index = fs::read_to_string(image.path().join("index.json")).unwrap();
+        let traces = baton.administration("/v1/traces");
+        let last = traces["traces"][0]["trace_id"].as_str().unwrap();
+        let told = baton.administration(&format!("/v1/traces/{last}"));
+        let forward = told["traces"][0]["root"]["children"].as_array().unwrap().last().unwrap();
+        let digest = forward["attributes"]["oci.manifest.digest"].as_str();
+        assert!(digest.is_some_and(|digest| index.contains(digest)), "{forward:#}");
     }
 }
 
