@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use baton_pool::daemon::probe::{CgroupVersion, Machine};
 use nix::sys::utsname::uname;
+use wasmtime::PoolingAllocationConfig;
 
 /// The report, one line a finding.
 #[must_use]
@@ -49,11 +50,11 @@ pub fn report() -> String {
         if machine.seccomp { "filters" } else { "no filters" },
         "sandboxes are not made",
     );
-    let scan = pagemap_scan();
+    let scan = PoolingAllocationConfig::is_pagemap_scan_available();
     line(
         scan,
         "pagemap scan",
-        if scan { "PAGEMAP_SCAN" } else { "before Linux 6.7" },
+        if scan { "PAGEMAP_SCAN" } else { "not offered (Linux 6.7 has it)" },
         "instances of components are reset more slowly",
     );
     let missing = machine.missing();
@@ -66,12 +67,4 @@ pub fn report() -> String {
         }
     }
     text
-}
-
-/// Whether the kernel can tell which pages were written (`PAGEMAP_SCAN`, since Linux 6.7).
-fn pagemap_scan() -> bool {
-    let Ok(name) = uname() else { return false };
-    let release = name.release().to_string_lossy().into_owned();
-    let mut numbers = release.split(['.', '-']).map(|part| part.parse::<u32>().unwrap_or(0));
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 7)
 }

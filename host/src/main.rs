@@ -13,8 +13,10 @@ use baton::supervisor::{self, PoolArguments};
 use baton::verify::offline;
 use baton::{ask, compile, doctor, explain, host, supported, top};
 use clap::Parser as _;
+use nix::sys::prctl;
 use nix::sys::signal::SigSet;
 use tracing_appender::non_blocking::WorkerGuard;
+use wasmtime::PoolingAllocationConfig;
 
 /// Usage or configuration.
 const MISUSE: u8 = 2;
@@ -176,7 +178,21 @@ fn drop_privileges(uid: u32, gid: u32) -> nix::Result<()> {
     nix::unistd::setgroups(&[])?;
     nix::unistd::setgid(gid.into())?;
     nix::unistd::setuid(uid.into())?;
-    nix::sys::prctl::set_no_new_privs()
+    prctl::set_no_new_privs()?;
+    find_pagemap()
+}
+
+/// Has Wasmtime open `/proc/self/pagemap`, which tells it the pages that a guest has written, so that
+/// a used instance is cleaned page by page instead of as a whole.
+///
+/// Whoever changed its user is not dumpable, and the file belongs to root then: so the process is for
+/// as long as the opening takes.
+fn find_pagemap() -> nix::Result<()> {
+    let dumpable = prctl::get_dumpable()?;
+    prctl::set_dumpable(true)?;
+    // It stays open from the first look on; an old kernel has none.
+    PoolingAllocationConfig::is_pagemap_scan_available();
+    prctl::set_dumpable(dumpable)
 }
 
 fn inherited(fd: RawFd) -> anyhow::Result<OwnedFd> {

@@ -29,6 +29,16 @@ fn a_fresh_instance_knows_nothing_of_another() {
     assert_eq!(counts(&setup().start(), 3), ["1", "1", "1"]);
 }
 
+/// Having changed its user, the host could not open this file itself.
+#[test]
+fn the_host_sees_which_pages_a_guest_has_written() {
+    let baton = setup().start();
+    let descriptors = format!("/proc/{}/fd", baton.host_pid());
+    let open = std::fs::read_dir(descriptors).unwrap().flatten();
+    let mut targets = open.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    assert!(targets.any(|target| target.ends_with("pagemap")));
+}
+
 #[test]
 fn a_reused_instance_remembers_and_is_replaced_after_its_requests() {
     assert_eq!(counts(&reused(3, "10s").start(), 5), ["1", "2", "3", "1", "2"]);
