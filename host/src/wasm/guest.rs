@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use baton_otel::SpanId;
 use tokio::sync::OwnedSemaphorePermit;
 use wasmtime::component::ResourceTable;
-use wasmtime::{ResourceLimiter, Store};
+use wasmtime::{ResourceLimiter, Store, UpdateDeadline};
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_config::{WasiConfig, WasiConfigVariables};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
@@ -92,7 +92,7 @@ impl Guest {
         };
         let mut store = Store::new(engine.wasmtime(), guest);
         store.limiter(|guest| &mut guest.limit);
-        store.epoch_deadline_async_yield_and_update(1);
+        store.epoch_deadline_callback(|_| Ok(next_turn()));
         refresh(&mut store);
         Ok(store)
     }
@@ -108,6 +108,13 @@ impl Guest {
         self.log.belongs_to(caller.parent.trace_id, id);
         self.outgoing.caller = Some(caller);
     }
+}
+
+/// What becomes of a guest whose turn is over: it gets another one when whoever is ready, and whoever
+/// the kernel has news for, has had one. Waking itself at once, as Wasmtime would have it, it would
+/// be back before the runtime has looked at a single socket.
+pub(super) fn next_turn() -> UpdateDeadline {
+    UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))
 }
 
 /// What each request has anew: a whole turn, and the bytes that host calls may copy.

@@ -25,7 +25,7 @@ use http_body_util::BodyExt as _;
 use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 use wasmtime::component::{Component, GuestTaskId};
-use wasmtime::{Store, StoreContextMut, UpdateDeadline};
+use wasmtime::{Store, StoreContextMut};
 use wasmtime_wasi_http::handler::{
     HandlerState, Instance, InstantiationError, Proxy, ProxyHandler, ShouldAccept,
     TrapOrPanicError, WorkerExpiration, WorkerState, WorkerStatus,
@@ -36,7 +36,7 @@ use wasmtime_wasi_http::{Error, WasiHttpView};
 
 use super::clock::{EPOCH, Running};
 use super::engine::Engine;
-use super::guest::{Guest, Invocation};
+use super::guest::{Guest, Invocation, next_turn};
 use super::instance::{Failure, GuestFuture, Progress, failure};
 use super::program::Settings;
 
@@ -199,7 +199,7 @@ fn bound_cpu(store: &mut Store<Guest>, ride: &Arc<Ride>, limit: Duration) {
     let most = u64::try_from(limit.as_micros() / EPOCH.as_micros()).unwrap_or(u64::MAX);
     store.epoch_deadline_callback(move |_| {
         match ride.ticks.fetch_add(1, Ordering::Relaxed) < most {
-            true => Ok(UpdateDeadline::Yield(1)),
+            true => Ok(next_turn()),
             false => Err(wasmtime::Error::new(Failure::CpuTime { limit })),
         }
     });
