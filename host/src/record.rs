@@ -1,7 +1,7 @@
 //! What is known of one request, kept while it flows and told once at its end.
 
 use std::borrow::Cow;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -30,12 +30,34 @@ pub struct Peer {
     pub server: Option<SocketAddr>,
     /// Whether it came over TLS.
     pub secure: bool,
+    /// `X-Forwarded-For` of its requests.
+    pub forwarded_for: Option<HeaderValue>,
+    /// The `for` of `Forwarded` (RFC 7239, section 6).
+    pub node: String,
     /// Its connection's place among those that there may be; whatever is left of a connection
     /// that changed its protocol holds it as well.
     pub place: OwnedSemaphorePermit,
 }
 
 impl Peer {
+    /// A client at `client` that reached `server`, over plain text as far as is known.
+    #[must_use]
+    pub fn new(
+        client: Option<SocketAddr>,
+        server: Option<SocketAddr>,
+        place: OwnedSemaphorePermit,
+    ) -> Self {
+        let address = client.map(|client| client.ip().to_canonical());
+        let node = match address {
+            Some(IpAddr::V4(v4)) => v4.to_string(),
+            Some(IpAddr::V6(v6)) => format!("\"[{v6}]\""),
+            None => "unknown".to_owned(),
+        };
+        let forwarded_for =
+            address.and_then(|address| HeaderValue::try_from(address.to_string()).ok());
+        Self { client, server, secure: false, forwarded_for, node, place }
+    }
+
     /// `http` or `https`.
     #[must_use]
     pub fn scheme(&self) -> &'static str {

@@ -122,13 +122,11 @@ impl Listener {
                 // Answers are written whole; waiting to fill a segment only delays them.
                 stream.set_nodelay(true)?;
                 let server = stream.local_addr().ok();
-                let peer = Peer { client: Some(client), server, secure: false, place };
-                Ok((Socket::Tcp(stream), peer))
+                Ok((Socket::Tcp(stream), Peer::new(Some(client), server, place)))
             }
             Self::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
-                let peer = Peer { client: None, server: None, secure: false, place };
-                Ok((Socket::Unix(stream), peer))
+                Ok((Socket::Unix(stream), Peer::new(None, None, place)))
             }
         }
     }

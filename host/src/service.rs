@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::convert::Infallible;
 use std::future::poll_fn;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -341,8 +340,8 @@ fn rewrite(
     for name in [X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PREFIX, X_FORWARDED_PROTO] {
         headers.remove(name);
     }
-    if let Some(client) = record.peer.client.map(|client| client.ip().to_canonical()) {
-        headers.insert(X_FORWARDED_FOR, address(client));
+    if let Some(client) = &record.peer.forwarded_for {
+        headers.insert(X_FORWARDED_FOR, client.clone());
     }
     if let Some(host) = headers.get(header::HOST).cloned() {
         headers.insert(X_FORWARDED_HOST, host);
@@ -359,19 +358,10 @@ fn rewrite(
 
 /// `Forwarded` (RFC 7239): who asked, for which host, over what.
 fn forwarded(headers: &HeaderMap, record: &Record) -> HeaderValue {
-    let client = match record.peer.client.map(|client| client.ip().to_canonical()) {
-        Some(IpAddr::V4(v4)) => v4.to_string(),
-        Some(IpAddr::V6(v6)) => format!("\"[{v6}]\""),
-        None => "unknown".to_owned(),
-    };
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let text = format!("for={client};host=\"{host}\";proto={}", record.peer.scheme());
+    let client = &record.peer.node;
+    let text = ["for=", client, ";host=\"", host, "\";proto=", record.peer.scheme()].concat();
     HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("for=unknown"))
-}
-
-fn address(address: IpAddr) -> HeaderValue {
-    HeaderValue::try_from(address.to_string())
-        .unwrap_or_else(|_| HeaderValue::from_static("unknown"))
 }
 
 /// Removes what belongs to one connection (RFC 9110, section 7.6.1), and what it names.

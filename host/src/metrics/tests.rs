@@ -13,7 +13,7 @@ fn record(method: &str, path: &str, status: u16) -> Record {
     let request = Request::builder().method(method).uri(path).body(()).unwrap();
     let context = RequestContext::accept(request.headers(), &Sampler::ratio(0.0));
     let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-    let peer = Arc::new(Peer { client: None, server: None, secure: false, place });
+    let peer = Arc::new(Peer::new(None, None, place));
     let mut record = Record::new(&request, context, peer);
     record.status = StatusCode::from_u16(status).unwrap();
     record

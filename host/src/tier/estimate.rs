@@ -8,6 +8,8 @@
 //!   after 45, a hundredth after 298;
 //! - memory is constant and time to record is constant.
 
+use std::ops::Range;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 /// Buckets of an octave.
@@ -30,6 +32,8 @@ const TRIM: f64 = 0.95;
 #[derive(Clone, Debug)]
 pub struct Estimate {
     weights: Box<[f64; BUCKETS]>,
+    /// The buckets that were ever used lie in here.
+    used: Range<usize>,
     total: f64,
     /// What the next observation weighs.
     unit: f64,
@@ -42,6 +46,7 @@ impl Default for Estimate {
     fn default() -> Self {
         Self {
             weights: Box::new([0.0; BUCKETS]),
+            used: 0..0,
             total: 0.0,
             unit: 1.0,
             samples: 0,
@@ -53,7 +58,12 @@ impl Default for Estimate {
 impl Estimate {
     /// Takes an observation.
     pub fn record(&mut self, duration: Duration) {
-        self.weights[bucket(duration)] += self.unit;
+        let at = bucket(duration);
+        self.used = match self.used.is_empty() {
+            true => at..at + 1,
+            false => self.used.start.min(at)..self.used.end.max(at + 1),
+        };
+        self.weights[at] += self.unit;
         self.total += self.unit;
         self.unit *= GROWTH;
         self.samples += 1;
@@ -76,7 +86,7 @@ impl Estimate {
     /// observation.
     #[must_use]
     pub fn quantile(&self, q: f64) -> Option<Duration> {
-        (self.samples > 0).then(|| value(self.rank(q)))
+        (self.samples > 0).then(|| Duration::from_secs_f64(SECONDS[self.rank(q)]))
     }
 
     /// The mean, with what lies above the 95th percentile counted as that.
@@ -91,10 +101,8 @@ impl Estimate {
     fn trimmed_mean(&self) -> Duration {
         let trim = self.rank(TRIM);
         let mut sum = 0.0;
-        for (at, weight) in self.weights.iter().enumerate() {
-            if *weight > 0.0 {
-                sum += weight * value(at.min(trim)).as_secs_f64();
-            }
+        for at in self.used.clone() {
+            sum += self.weights[at] * SECONDS[at.min(trim)];
         }
         Duration::from_secs_f64(sum / self.total)
     }
@@ -103,11 +111,11 @@ impl Estimate {
         let wanted = q * self.total;
         let mut sum = 0.0;
         let mut last = 0;
-        for (at, weight) in self.weights.iter().enumerate() {
-            if *weight == 0.0 {
+        for at in self.used.clone() {
+            if self.weights[at] == 0.0 {
                 continue;
             }
-            sum += weight;
+            sum += self.weights[at];
             last = at;
             if sum >= wanted {
                 break;
@@ -129,10 +137,9 @@ fn bucket(duration: Duration) -> usize {
     at.min(BUCKETS - 1)
 }
 
-fn value(bucket: usize) -> Duration {
-    let octaves = bucket as f64 / RESOLUTION;
-    Duration::from_secs_f64(octaves.exp2() * 1e-6)
-}
+/// The middle of each bucket.
+static SECONDS: LazyLock<[f64; BUCKETS]> =
+    LazyLock::new(|| std::array::from_fn(|bucket| (bucket as f64 / RESOLUTION).exp2() * 1e-6));
 
 #[cfg(test)]
 mod tests {
