@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use http::Uri;
+use http::uri::Scheme;
 use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
 use hyper_util::rt::TokioIo;
 use tokio_rustls::rustls::crypto::ring;
@@ -21,11 +22,11 @@ type Connecting<T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send>>;
 
 /// Connections to allowed origins, encrypted for `https`, within [`CONNECT_TIMEOUT`] in all.
 #[derive(Clone)]
-pub(super) struct Connector(HttpsConnector<Dial>);
+pub(super) struct Connector(Dial);
 
 impl Connector {
     pub(super) fn new(dialer: Arc<Dialer>) -> Self {
-        Self((Dial(dialer), trust()).into())
+        Self(Dial(dialer))
     }
 }
 
@@ -40,7 +41,13 @@ impl Service<Uri> for Connector {
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         let origin = Origin::of(&uri);
-        let connecting = self.0.call(uri);
+        let connecting: Connecting<Self::Response, BoxError> =
+            if uri.scheme() == Some(&Scheme::HTTPS) {
+                HttpsConnector::from((self.0.clone(), trust())).call(uri)
+            } else {
+                let plain = self.0.call(uri);
+                Box::pin(async move { Ok(MaybeHttpsStream::Http(plain.await?)) })
+            };
         Box::pin(async move {
             match (tokio::time::timeout(CONNECT_TIMEOUT, connecting).await, origin) {
                 (Ok(connected), _) => connected,
@@ -72,7 +79,8 @@ impl Service<Uri> for Dial {
     }
 }
 
-/// The system's certificate authorities, read once.
+/// The system's certificate authorities, read once, for the first that wants them: that takes some
+/// milliseconds, which neither a start nor a function without `https` shall pay.
 fn trust() -> Arc<ClientConfig> {
     static TRUST: OnceLock<Arc<ClientConfig>> = OnceLock::new();
     Arc::clone(TRUST.get_or_init(|| {

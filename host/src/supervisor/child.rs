@@ -3,6 +3,7 @@
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::Context as _;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -140,7 +141,22 @@ pub(super) fn host_ids(user: &manifest::User) -> Result<(u32, u32), UnknownUser>
 }
 
 /// The ids of a user; one given by number need not be known to the system.
+///
+/// The last answer is kept: name services look in many places, and the host's user stays who it is.
 pub(super) fn ids(user: &manifest::User) -> Result<(u32, u32), UnknownUser> {
+    static LAST: Mutex<Option<(manifest::User, (u32, u32))>> = Mutex::new(None);
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((known, ids)) = &*last
+        && known == user
+    {
+        return Ok(*ids);
+    }
+    let ids = look_up(user)?;
+    *last = Some((user.clone(), ids));
+    Ok(ids)
+}
+
+fn look_up(user: &manifest::User) -> Result<(u32, u32), UnknownUser> {
     match user {
         manifest::User::Id(id) => {
             let known = User::from_uid((*id).into()).ok().flatten();
