@@ -146,7 +146,7 @@ fn decision(decision: &Decision) -> Value {
         "in_flight": decision.in_flight,
         "expected_ms": decision.expected.map(ms),
         "took_ms": decision.took.map(ms),
-        "trace_id": decision.trace_id,
+        "trace_id": decision.trace_id.to_string(),
     })
 }
 

@@ -87,7 +87,16 @@ impl Function {
         let native = self.native.as_ref().map(crate::native::Native::outlook);
         let baton_pool::schedule::Outlook { warm, parked, busy, starting, waiting, sandboxes } =
             native.unwrap_or_default();
-        Outlook { warm, parked, busy, starting, waiting, sandboxes, wasm: self.has_wasm() }
+        Outlook {
+            warm,
+            parked,
+            busy,
+            starting,
+            waiting,
+            sandboxes,
+            wasm: self.has_wasm(),
+            ..Outlook::default()
+        }
     }
 
     /// Whether the component can answer now.
@@ -122,7 +131,7 @@ fn guard(spec: &manifest::Function, native: bool) -> Option<Guard> {
 
 /// Where there is no native tier.
 const NO_SANDBOXES: Sandboxes =
-    Sandboxes { concurrency: 1, max: 0, idle_timeout: Duration::from_secs(60) };
+    Sandboxes { concurrency: 1, max: 0, idle_timeout: Duration::from_secs(60), cores: 1 };
 
 /// A component on its way into memory.
 #[derive(Default)]

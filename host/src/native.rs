@@ -3,18 +3,21 @@
 //! ```text
 //! lease ── none warm ─▶ declined, and one is prepared behind
 //!   │
-//! connection: one kept alive, or a new one ── refused ─▶ declined: the sandbox is gone
+//! connection: one kept alive, or a new one ── refused, or never accepted ─▶ declined: the sandbox is gone
 //!   │
 //! send ── not written, or written and may be repeated ─▶ declined: the sandbox is gone
 //!   │  └─ otherwise ─▶ failed
 //! answer: the body gives the sandbox back at its end; dropped before, the sandbox is removed
 //! ```
+//! A request that may not be repeated is written only once the function has accepted the connection,
+//! so that one which nobody took is not lost.
 
 mod connection;
 mod cpu_time;
 pub(crate) mod prepare;
 mod sandboxing;
 mod serving;
+mod ticks;
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -68,18 +71,26 @@ pub async fn attempt(
         Policy::Hybrid | Policy::Adaptive if asks_for_upgrade(&request) => Policy::Native,
         policy => policy,
     };
-    let (reason, lease) = match (policy, &function.native) {
-        (Policy::Wasm, _) => return Attempt::Declined(request, Reason::Policy),
+    let Some(native) = &function.native else {
+        let wasm = policy == Policy::Wasm;
+        let reason = if wasm { Reason::Policy } else { Reason::NoSandboxes };
+        return Attempt::Declined(request, reason);
+    };
+    let (reason, lease) = match policy {
+        Policy::Wasm => return Attempt::Declined(request, Reason::Policy),
         _ if demoted => return Attempt::Declined(request, Reason::Diverged),
-        (_, None) => return Attempt::Declined(request, Reason::NoSandboxes),
-        (Policy::Native, Some(native)) => {
+        Policy::Native => {
             record.enter(Phase::Lease);
-            match native.lease(&record.context).await {
-                Ok(lease) => (Reason::Policy, lease),
-                Err(problem) => return Attempt::Failed(problem),
+            // Nobody waits while there is room, so nobody is overtaken.
+            match native.try_lease() {
+                Some(lease) => (Reason::Policy, lease),
+                None => match native.lease(&record.context).await {
+                    Ok(lease) => (Reason::Policy, lease),
+                    Err(problem) => return Attempt::Failed(problem),
+                },
             }
         }
-        (Policy::Hybrid, Some(native)) => match native.try_lease() {
+        Policy::Hybrid => match native.try_lease() {
             Some(lease) => {
                 record.enter(Phase::Lease);
                 (Reason::Warm, lease)
@@ -89,7 +100,7 @@ pub async fn attempt(
                 return Attempt::Declined(request, Reason::NoWarmSandbox);
             }
         },
-        (Policy::Adaptive, Some(native)) => match adaptive(function, native, record).await {
+        Policy::Adaptive => match adaptive(function, native, record).await {
             Ok(chosen) => chosen,
             Err(reason) => return Attempt::Declined(request, reason),
         },
@@ -102,11 +113,9 @@ pub async fn attempt(
     } else if let Some(thawed) = lease.thawed() {
         record.started = vec![thawed.clone()];
     }
-    if let Some(native) = &function.native {
-        native.serves(lease.id(), (record.context.trace_id, record.work_span));
-    }
-    record.served = Some(Served { container: lease.id().to_string(), pid: lease.pid() });
-    forward(function, record, intake, lease, request).await
+    native.serves(lease.id(), (record.context.trace_id, record.work_span));
+    record.served = Some(Served { sandbox: lease.id(), pid: lease.pid() });
+    forward(function, native, record, intake, lease, request).await
 }
 
 /// Answers a request that nobody waits for; `None` when no sandbox did.
@@ -116,9 +125,10 @@ pub(crate) async fn shadow(
     intake: &Intake,
     request: Request<RequestBody>,
 ) -> Option<Result<Response<NativeBody>, Problem>> {
-    let lease = function.native.as_ref()?.lease(&record.context).await.ok()?;
+    let native = function.native.as_ref()?;
+    let lease = native.lease(&record.context).await.ok()?;
     record.cold = lease.was_cold();
-    match forward(function, record, intake, lease, request).await {
+    match forward(function, native, record, intake, lease, request).await {
         Attempt::Answered(response) => Some(Ok(response)),
         Attempt::Failed(problem) => Some(Err(problem)),
         Attempt::Declined(..) => None,
@@ -137,7 +147,7 @@ async fn adaptive(
         None => function.outlook(),
     };
     let plan = function.chooser.plan(Instant::now(), record.in_flight, outlook);
-    record.expected = plan.expected;
+    (record.expected, record.sharing) = (plan.expected, plan.sharing);
     native.keep_at_most(plan.keep);
     if let Some(wanted) = plan.prepare {
         native.prepare(wanted, &record.context);
@@ -166,12 +176,15 @@ async fn adaptive(
 
 async fn forward(
     function: &Function,
+    native: &Native,
     record: &mut Record,
     intake: &Intake,
     lease: Lease,
     mut request: Request<RequestBody>,
 ) -> Attempt {
-    let mut connection = match connect(&lease, record).await {
+    let stands_in = function.component.is_some() && !record.is_shadow;
+    let repeatable = stands_in && repeatable(function, request.method());
+    let mut connection = match connect(&lease, record, stands_in && !repeatable).await {
         Ok(connection) => connection,
         Err(error) => {
             tracing::debug!(%error, "a sandbox was gone before a request had reached it");
@@ -182,9 +195,8 @@ async fn forward(
     record.pass_on(request.headers_mut());
     *request.version_mut() = Version::HTTP_11;
     let upgrade = asks_for_upgrade(&request);
-    let again = !record.is_shadow && repeatable(function, request.method());
-    let again = again.then(|| head_of(&request));
-    let mut watch: Watch = Box::pin(cpu_time::watch(&function.spec, lease.meter()));
+    let again = stands_in.then(|| head_of(&request));
+    let mut watch: Watch = Box::pin(cpu_time::watch(&function.spec, lease.meter(), native.ticks()));
     let sent = tokio::select! {
         biased;
         sent = connection.send(request) => sent,
@@ -220,9 +232,11 @@ async fn forward(
                 error = &failed as &dyn std::error::Error,
                 "a sandbox failed with a request"
             );
+            let untouched = !connection.has_written();
+            let again = again.filter(|_| (repeatable || untouched) && intake.fault().is_none());
             match again.and_then(|head| Some((head, intake.reader()?))) {
-                Some((head, body)) if intake.fault().is_none() => {
-                    record.retried = true;
+                Some((head, body)) => {
+                    record.retried = !untouched;
                     gone(function, &lease, head.map(|()| body))
                 }
                 _ => Attempt::Failed(problem(&failed, &lease)),
@@ -257,15 +271,24 @@ fn problem(error: &hyper::Error, lease: &Lease) -> Problem {
     crashed(lease, "the function closed the connection before it had answered")
 }
 
-/// A connection that an earlier request left and that is still good, else a new one.
-async fn connect(lease: &Lease, record: &mut Record) -> Result<Connection, ConnectError> {
+/// A connection that an earlier request left and that is still good, else a new one, which the
+/// function has to have `accepted` where that is asked.
+async fn connect(
+    lease: &Lease,
+    record: &mut Record,
+    accepted: bool,
+) -> Result<Connection, ConnectError> {
     while let Some(mut connection) = lease.take_idle() {
         if connection.is_ready() {
             return Ok(connection);
         }
     }
     record.enter(Phase::Connect);
-    Ok(Connection::new(lease.connect().await?).await?)
+    let stream = lease.connect().await?;
+    if accepted {
+        lease.accepted(&stream).await?;
+    }
+    Ok(Connection::new(stream).await?)
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -283,12 +306,11 @@ fn asks_for_upgrade(request: &Request<RequestBody>) -> bool {
 
 /// Whether a request that was sent may be sent again.
 fn repeatable(function: &Function, method: &Method) -> bool {
-    function.component.is_some()
-        && match function.spec.retry {
-            Retry::Never => false,
-            Retry::Always => true,
-            Retry::Idempotent => method.is_idempotent(),
-        }
+    match function.spec.retry {
+        Retry::Never => false,
+        Retry::Always => true,
+        Retry::Idempotent => method.is_idempotent(),
+    }
 }
 
 pub(crate) fn head_of(request: &Request<RequestBody>) -> Request<()> {

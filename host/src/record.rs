@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use baton_otel::RequestContext;
 use baton_otel::context::TraceParent;
+use baton_pool::protocol::SandboxId;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header};
 
 use tokio::sync::OwnedSemaphorePermit;
@@ -69,7 +70,7 @@ impl Peer {
 #[derive(Clone, Debug)]
 pub struct Served {
     /// Its id.
-    pub container: String,
+    pub sandbox: SandboxId,
     /// Its first process.
     pub pid: u32,
 }
@@ -141,6 +142,8 @@ pub struct Record {
     pub in_flight: usize,
     /// How long it was expected to take, where that was asked.
     pub expected: Option<Duration>,
+    /// How much slower it is expected to be than with a core of its own, where that was asked.
+    pub sharing: f64,
     /// How long its tier has worked on it.
     pub work: Stopwatch,
     /// Nobody waits for it: it is answered a second time, to compare, and never a third.
@@ -180,6 +183,7 @@ impl Record {
             out_of_time: false,
             in_flight: 0,
             expected: None,
+            sharing: 1.0,
             work: Stopwatch::default(),
             is_shadow: false,
         }
@@ -289,10 +293,11 @@ impl Record {
             reason,
             in_flight: self.in_flight,
             expected: self.expected,
+            sharing: self.sharing,
             took: self.work.read().filter(|_| fine),
             queued,
             forward,
-            trace_id: self.context.trace_id.to_string(),
+            trace_id: self.context.trace_id,
         })
     }
 

@@ -20,7 +20,7 @@ use crate::protocol::{Question, SandboxId};
 use crate::readiness::watch;
 use crate::schedule::{Event, FunctionId};
 use crate::spec::{EGRESS_PORT, Egress, FunctionSpec, Listen, Serving};
-use crate::warm::{Backlog, inode};
+use crate::warm::{Diagnostics, LOOK, inode};
 use crate::way::{self, CLIENTS, Way};
 use std::error::Error;
 use std::io::{self, ErrorKind};
@@ -34,9 +34,6 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
-
-/// How long to wait before the second look at a backlog, and between two looks at most.
-const LOOK: (Duration, Duration) = (Duration::from_micros(250), Duration::from_millis(20));
 
 /// How long the pipes of an ended function are emptied; the kernel closes their other ends at once.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -328,10 +325,10 @@ async fn executed(activating: Activating) -> Result<(OwnedFd, Option<Freezer>), 
 
 /// Waits until the connection made before the start has left the backlog.
 async fn accepted(inode: u32) -> io::Result<()> {
-    let (backlog, pauses) = (Backlog::of(inode)?, Pauses::new()?);
+    let (looks, pauses) = (Diagnostics::of(inode)?, Pauses::new()?);
     let (mut pause, longest) = LOOK;
     loop {
-        match backlog.len() {
+        match looks.backlog() {
             Ok(0) => return Ok(()),
             Ok(_) => {}
             // It closed its listener; perhaps its end is about to be seen.

@@ -92,6 +92,24 @@ impl<C: Send + 'static> Lease<C> {
         }
     }
 
+    /// Waits until the function has accepted `stream`, to which nothing was written yet. A TCP
+    /// connection is the kernel's until then, who does not say; it counts as accepted.
+    ///
+    /// # Errors
+    /// When it never will, since the function is gone.
+    pub async fn accepted(&self, stream: &Stream) -> io::Result<()> {
+        match stream {
+            Stream::Unix(stream) => match crate::warm::accepted(stream).await {
+                Err(error) if error.kind() != io::ErrorKind::ConnectionReset => {
+                    tracing::warn!(%error, sandbox = %self.id(), "cannot see whether a function accepts");
+                    Ok(())
+                }
+                seen => seen,
+            },
+            Stream::Tcp(_) => Ok(()),
+        }
+    }
+
     /// A connection that an earlier request left, the last one left first.
     pub fn take_idle(&self) -> Option<C> {
         self.idle().pop()

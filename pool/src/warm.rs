@@ -1,59 +1,109 @@
-//! Whether a function has begun to accept, seen from outside it, by socket diagnostics.
+//! Whether a function has accepted, seen from outside it, by socket diagnostics.
 //!
 //! The host connects before the function is started, so that connection waits in the listener's
-//! backlog; an empty backlog afterwards means that somebody accepted it. Reading a backlog takes no
-//! privilege, only the network namespace that the listener was made in, which is the host's own.
+//! backlog; an empty backlog afterwards means that somebody accepted it. Of any later connection the
+//! kernel knows the other end by number once it is accepted. Looking takes no privilege, only the
+//! network namespace that the socket was made in, which is the host's own.
 
+use crate::pause::Pauses;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+use tokio::io::Interest;
+use tokio::net::UnixStream;
 
 const HEADER: usize = 16;
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const NLMSG_ERROR: u16 = 2;
 const NLM_F_REQUEST: u16 = 1;
 const AF_UNIX: u8 = 1;
+const UDIAG_SHOW_PEER: u32 = 0x04;
 const UDIAG_SHOW_RQLEN: u32 = 0x10;
+const UNIX_DIAG_PEER: u16 = 2;
 const UNIX_DIAG_RQLEN: u16 = 4;
 const NO_COOKIE: u32 = u32::MAX;
 
-/// Looks into the backlog of one listening Unix socket.
+/// How long to wait before the second look, and between two looks at most.
+pub(crate) const LOOK: (Duration, Duration) =
+    (Duration::from_micros(250), Duration::from_millis(20));
+
+/// Looks at one Unix socket.
 #[derive(Debug)]
-pub(crate) struct Backlog {
+pub(crate) struct Diagnostics {
     diagnostics: OwnedFd,
     inode: u32,
 }
 
-/// The number by which socket diagnostics know `listener`, also once it is closed here.
-pub(crate) fn inode(listener: impl AsFd) -> io::Result<u32> {
-    u32::try_from(rustix::fs::fstat(listener)?.st_ino).map_err(io::Error::other)
+/// The number by which socket diagnostics know a socket, also once it is closed here.
+pub(crate) fn inode(socket: impl AsFd) -> io::Result<u32> {
+    u32::try_from(rustix::fs::fstat(socket)?.st_ino).map_err(io::Error::other)
 }
 
-impl Backlog {
-    /// Of the listener with this inode.
-    pub(crate) fn of(inode: u32) -> io::Result<Backlog> {
+/// Waits until the other end of `stream`, to which nothing was written yet, was accepted.
+///
+/// # Errors
+/// When it never will be, or it cannot be seen.
+pub(crate) async fn accepted(stream: &UnixStream) -> io::Result<()> {
+    let looks = Diagnostics::of(inode(stream)?)?;
+    if looks.is_accepted()? {
+        return Ok(());
+    }
+    let pauses = Pauses::new()?;
+    let (mut pause, longest) = LOOK;
+    loop {
+        tokio::select! {
+            biased;
+            // Nobody has asked anything, so this is its end; but who accepts may also speak first.
+            ready = stream.ready(Interest::READABLE) => {
+                ready?;
+                let accepted = looks.is_accepted()?;
+                return accepted.then_some(()).ok_or_else(|| io::ErrorKind::ConnectionReset.into());
+            }
+            paused = pauses.pause(pause) => paused?,
+        }
+        if looks.is_accepted()? {
+            return Ok(());
+        }
+        pause = longest.min(pause * 2);
+    }
+}
+
+impl Diagnostics {
+    /// Of the socket with this inode.
+    pub(crate) fn of(inode: u32) -> io::Result<Diagnostics> {
         let diagnostics = rustix::net::socket_with(
             AddressFamily::NETLINK,
             SocketType::RAW,
             SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
             Some(netlink::SOCK_DIAG),
         )?;
-        Ok(Backlog { diagnostics, inode })
+        Ok(Diagnostics { diagnostics, inode })
     }
 
-    /// Connections that wait to be accepted. `NotFound` once nobody listens.
-    pub(crate) fn len(&self) -> io::Result<u32> {
-        rustix::net::send(&self.diagnostics, &self.request(), SendFlags::empty())?;
+    /// Connections that wait for this listener to accept them. `NotFound` once nobody listens.
+    pub(crate) fn backlog(&self) -> io::Result<u32> {
+        self.look(UDIAG_SHOW_RQLEN, UNIX_DIAG_RQLEN)
+    }
+
+    /// Whether the other end of this connection was accepted: it has no inode before.
+    fn is_accepted(&self) -> io::Result<bool> {
+        Ok(self.look(UDIAG_SHOW_PEER, UNIX_DIAG_PEER)? != 0)
+    }
+
+    /// Has an attribute shown, a number.
+    fn look(&self, show: u32, attribute: u16) -> io::Result<u32> {
+        rustix::net::send(&self.diagnostics, &self.request(show), SendFlags::empty())?;
         // The kernel answers while the request is being sent.
         let mut answer = [0; 512];
         let (_, length) =
             rustix::net::recv(&self.diagnostics, &mut answer[..], RecvFlags::empty())?;
-        parse(answer.get(..length).unwrap_or_default())
+        parse(answer.get(..length).unwrap_or_default(), attribute)
     }
 
     /// `nlmsghdr` and `unix_diag_req` of linux/netlink.h and linux/unix_diag.h.
-    fn request(&self) -> Vec<u8> {
+    fn request(&self, show: u32) -> Vec<u8> {
         const LENGTH: u32 = 40;
         let mut request = Vec::with_capacity(40);
         request.extend(LENGTH.to_ne_bytes());
@@ -61,15 +111,15 @@ impl Backlog {
         request.extend(NLM_F_REQUEST.to_ne_bytes());
         request.extend([0; 8]);
         request.extend([AF_UNIX, 0, 0, 0]);
-        for number in [u32::MAX, self.inode, UDIAG_SHOW_RQLEN, NO_COOKIE, NO_COOKIE] {
+        for number in [u32::MAX, self.inode, show, NO_COOKIE, NO_COOKIE] {
             request.extend(number.to_ne_bytes());
         }
         request
     }
 }
 
-/// Finds the length of the receive queue, which for a listener is its backlog.
-fn parse(answer: &[u8]) -> io::Result<u32> {
+/// Finds an attribute.
+fn parse(answer: &[u8], attribute: u16) -> io::Result<u32> {
     let cut = || io::Error::new(io::ErrorKind::InvalidData, "socket diagnostics were cut short");
     if u16_at(answer, 4).ok_or_else(cut)? == NLMSG_ERROR {
         let errno = u32_at(answer, HEADER).ok_or_else(cut)?.cast_signed();
@@ -78,7 +128,7 @@ fn parse(answer: &[u8]) -> io::Result<u32> {
     let mut at = HEADER + 16;
     loop {
         let length = usize::from(u16_at(answer, at).ok_or_else(cut)?);
-        if u16_at(answer, at + 2) == Some(UNIX_DIAG_RQLEN) {
+        if u16_at(answer, at + 2) == Some(attribute) {
             return u32_at(answer, at + 4).ok_or_else(cut);
         }
         at += length.next_multiple_of(4).max(4);
@@ -95,23 +145,43 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Backlog, inode};
+    use super::{Diagnostics, accepted, inode};
     use std::io::ErrorKind;
     use std::os::unix::net::{UnixListener, UnixStream};
+    use std::path::PathBuf;
+    use std::task::{Context, Waker};
+
+    fn socket(name: &str) -> PathBuf {
+        std::env::temp_dir().join(format!("baton-{name}-{}.sock", std::process::id()))
+    }
 
     #[test]
     fn a_backlog_is_empty_once_its_connections_are_accepted() {
-        let directory = std::env::temp_dir();
-        let path = directory.join(format!("baton-backlog-{}.sock", std::process::id()));
+        let path = socket("backlog");
         let listener = UnixListener::bind(&path).unwrap();
-        let backlog = Backlog::of(inode(&listener).unwrap()).unwrap();
-        assert_eq!(backlog.len().unwrap(), 0);
+        let looks = Diagnostics::of(inode(&listener).unwrap()).unwrap();
+        assert_eq!(looks.backlog().unwrap(), 0);
         let _streams = [UnixStream::connect(&path).unwrap(), UnixStream::connect(&path).unwrap()];
         std::fs::remove_file(&path).unwrap();
-        assert_eq!(backlog.len().unwrap(), 2);
+        assert_eq!(looks.backlog().unwrap(), 2);
         let _accepted = [listener.accept().unwrap(), listener.accept().unwrap()];
-        assert_eq!(backlog.len().unwrap(), 0);
+        assert_eq!(looks.backlog().unwrap(), 0);
         drop(listener);
-        assert_eq!(backlog.len().unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(looks.backlog().unwrap_err().kind(), ErrorKind::NotFound);
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_accepted_only_once_the_function_has_it() {
+        let path = socket("accepted");
+        let listener = tokio::net::UnixListener::bind(&path).unwrap();
+        let stream = tokio::net::UnixStream::connect(&path).await.unwrap();
+        let mut seen = std::pin::pin!(accepted(&stream));
+        assert!(seen.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        let _function = listener.accept().await.unwrap();
+        seen.await.unwrap();
+        let left = tokio::net::UnixStream::connect(&path).await.unwrap();
+        std::fs::remove_file(&path).unwrap();
+        drop(listener);
+        assert_eq!(accepted(&left).await.unwrap_err().kind(), ErrorKind::ConnectionReset);
     }
 }

@@ -15,29 +15,46 @@ pub enum Linkage {
     Dynamic,
 }
 
-/// The program `tests/programs/server.rs`, compiled when its source is newer.
+/// The program `tests/programs/server.rs`.
 ///
 /// # Panics
 /// When it does not compile.
 #[must_use]
 pub fn server(linkage: Linkage) -> PathBuf {
-    let (name, option) = match linkage {
-        Linkage::Static => ("server-static", "-Ctarget-feature=+crt-static"),
-        Linkage::Dynamic => ("server-dynamic", "-Ctarget-feature=-crt-static"),
+    program("server", linkage)
+}
+
+/// The program `tests/programs/faulty.rs`.
+///
+/// # Panics
+/// When it does not compile.
+#[must_use]
+pub fn faulty() -> PathBuf {
+    program("faulty", Linkage::Static)
+}
+
+/// A program of `tests/programs`, compiled when its source is newer.
+fn program(source: &str, linkage: Linkage) -> PathBuf {
+    let (kind, option) = match linkage {
+        Linkage::Static => ("static", "-Ctarget-feature=+crt-static"),
+        Linkage::Dynamic => ("dynamic", "-Ctarget-feature=-crt-static"),
     };
+    let name = format!("{source}-{kind}");
     let directory = target_dir().join("tests-programs");
     fs::create_dir_all(&directory).expect("a writable target directory");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs/server.rs");
-    let executable = directory.join(name);
+    let programs = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs");
+    let source = programs.join(source).with_extension("rs");
+    let executable = directory.join(&name);
     let modified = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
     if modified(&executable) < modified(&source) {
         // Tests run side by side: each compiles its own, and the last one stays.
-        let fresh = directory.join(format!("{name}-{}", std::process::id()));
+        let (process, thread) = (std::process::id(), std::thread::current().id());
+        let fresh = directory.join(format!("{name}-{process}-{thread:?}"));
         let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
         let mut rustc = Command::new("rustc");
         rustc.args(["--edition=2024", "-O", option, "--target", &target, "-o"]);
         let status = rustc.args([&fresh, &source]).status().expect("rustc starts");
-        assert!(status.success(), "the server does not compile");
+        assert!(status.success(), "{name} does not compile");
         fs::rename(&fresh, &executable).expect("a writable target directory");
     }
     executable

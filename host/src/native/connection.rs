@@ -5,7 +5,10 @@
 //! drives it while it is idle, so that its end is found out when it is taken up again.
 
 use std::future::poll_fn;
+use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker};
 
 use baton_pool::way::Stream;
@@ -14,6 +17,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{self, Connection as Dispatch, SendRequest};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::coop::unconstrained;
 
 use crate::request_body::RequestBody;
@@ -25,6 +29,8 @@ pub(crate) struct Connection {
     sender: SendRequest<RequestBody>,
     /// `None` once it has ended; whoever waits for an answer is told why through the sender.
     driver: Option<Driver>,
+    /// Whether anything was written since the last request was begun.
+    written: Arc<AtomicBool>,
 }
 
 impl Connection {
@@ -33,9 +39,16 @@ impl Connection {
     /// # Errors
     /// When the connection is broken already.
     pub(crate) async fn new(stream: Stream) -> Result<Self, hyper::Error> {
+        let written = Arc::new(AtomicBool::new(false));
+        let stream = Noted { stream, written: Arc::clone(&written) };
         let spoken = http1::handshake::<_, RequestBody>(TokioIo::new(stream)).await?;
         let (sender, dispatch): (_, Dispatch<_, _>) = spoken;
-        Ok(Self { sender, driver: Some(Box::pin(dispatch.with_upgrades())) })
+        Ok(Self { sender, driver: Some(Box::pin(dispatch.with_upgrades())), written })
+    }
+
+    /// Whether a byte of the last request was written.
+    pub(crate) fn has_written(&self) -> bool {
+        self.written.load(Relaxed)
     }
 
     /// Whether it can take a request, as far as can be told without waiting.
@@ -52,6 +65,7 @@ impl Connection {
         &mut self,
         request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+        self.written.store(false, Relaxed);
         // Only the driver answers, and it is polled right before: nobody has to be woken for it.
         let mut sent = pin!(unconstrained(self.sender.try_send_request(request)));
         poll_fn(|cx| {
@@ -79,5 +93,62 @@ impl Connection {
 fn drive(driver: &mut Option<Driver>, cx: &mut Context<'_>) {
     if driver.as_mut().is_some_and(|driver| driver.as_mut().poll(cx).is_ready()) {
         *driver = None;
+    }
+}
+
+/// A stream that notes when something was written.
+struct Noted {
+    stream: Stream,
+    written: Arc<AtomicBool>,
+}
+
+impl Noted {
+    fn note(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if matches!(polled, Poll::Ready(Ok(1..))) {
+            self.written.store(true, Relaxed);
+        }
+        polled
+    }
+}
+
+impl AsyncRead for Noted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Noted {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.note(polled)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffers: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, buffers);
+        self.note(polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

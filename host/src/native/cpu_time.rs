@@ -4,10 +4,11 @@
 //! while it was there: exactly its own where a sandbox serves one request at a time. Where it serves
 //! more, the bound is on all of them together, `cpu_time` for each that there may be.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use baton_pool::meter::Meter;
 
+use super::ticks::{TICK, Ticks};
 use crate::manifest::Function;
 use crate::problem::{Kind, Problem};
 
@@ -20,12 +21,24 @@ const LOOK: Duration = Duration::from_millis(1);
 
 /// The watch over a request to `function` in the sandbox of this meter: it ends when the request has
 /// used up its CPU time, and never if it does not.
-pub(super) fn watch(function: &Function, meter: Meter) -> impl Future<Output = ()> + Send + use<> {
+pub(super) fn watch(
+    function: &Function,
+    meter: Meter,
+    ticks: &Ticks,
+) -> impl Future<Output = ()> + Send + use<> {
     let (cpu_time, cores) = (function.limits.cpu_time, function.limits.cpu);
     let at_once = u32::try_from(function.sandboxes.concurrency).unwrap_or(u32::MAX);
     let bound = cpu_time.saturating_mul(at_once);
+    let unwatched = cpu_time / UNWATCHED;
+    let ticks = (unwatched >= TICK).then(|| (ticks.subscribe(), Instant::now()));
     async move {
-        tokio::time::sleep(cpu_time / UNWATCHED).await;
+        match ticks {
+            Some((mut ticks, since)) => {
+                // An error would mean that the host has ended.
+                while since.elapsed() < unwatched && ticks.changed().await.is_ok() {}
+            }
+            None => tokio::time::sleep(unwatched).await,
+        }
         let Some(before) = meter.cpu() else { return std::future::pending().await };
         loop {
             // Where nothing can be read any more the sandbox is gone, and the request with it.

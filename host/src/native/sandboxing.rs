@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 use tokio_util::task::TaskTracker;
 
 use super::serving::Serving;
+use super::ticks::Ticks;
 use super::{Connection, Lease, cause, prepare};
 use crate::egress::Egress;
 use crate::egress::proxy::{self, Proxy};
@@ -68,6 +69,7 @@ pub struct Sandboxing {
     names: Arc<Names>,
     serving: Arc<Serving>,
     observer: Arc<Observer>,
+    ticks: Ticks,
 }
 
 type Names = RwLock<BTreeMap<FunctionId, Name>>;
@@ -143,7 +145,8 @@ impl Sandboxing {
         tasks.spawn(work);
         let memory_limit = section.memory.0;
         let observer = Arc::clone(observer);
-        Some(Arc::new(Self { pool, memory_limit, names, serving, observer }))
+        let ticks = Ticks::new(tasks.clone());
+        Some(Arc::new(Self { pool, memory_limit, names, serving, observer, ticks }))
     }
 
     /// Takes up work with a pool daemon.
@@ -211,6 +214,8 @@ impl Sandboxing {
             concurrency: sandboxes.concurrency,
             max: sandboxes.max,
             idle_timeout: sandboxes.idle_timeout,
+            cores: std::thread::available_parallelism()
+                .map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX)),
         };
         let chooser = Arc::new(Chooser::new(bounds, Instant::now()));
         let name = Name {
@@ -259,6 +264,11 @@ impl Native {
     /// A warm sandbox with room, if there is one.
     pub(super) fn try_lease(&self) -> Option<Lease> {
         self.sandboxing.pool.try_lease(self.id)
+    }
+
+    /// Ticks by which requests are looked at.
+    pub(super) fn ticks(&self) -> &Ticks {
+        &self.sandboxing.ticks
     }
 
     /// What there is for one more request.

@@ -113,7 +113,7 @@ impl Record {
         };
         say(attribute::NETWORK_TRANSPORT, "unix".into());
         if let Some(served) = &self.served {
-            say(attribute::CONTAINER_ID, served.container.clone().into());
+            say(attribute::CONTAINER_ID, served.sandbox.to_string().into());
             say(attribute::PROCESS_PID, i64::from(served.pid).into());
         }
         let native = self.function.as_ref().and_then(|function| function.native.as_ref());

@@ -233,18 +233,33 @@ mod tests {
         }
 
         #[test]
+        fn an_adversary_who_takes_away_what_was_bought_and_asks_little_gains_no_more_than_that(
+            share in 0.01f64..0.5,
+            rounds in 1usize..20,
+        ) {
+            // Whoever remembered the loss of an episode that is over would buy at once in each.
+            let one = |excess, evicted| Arrival { gap: 0.1, excess, expected: excess, evicted };
+            let mut arrivals = vec![one(FREE.making, false)];
+            arrivals.extend(std::iter::repeat_n(one(share * FREE.making, true), rounds));
+            let (paid, optimum) = (rule(&arrivals, &FREE), clairvoyant(&arrivals, &FREE));
+            prop_assert!(paid.cost <= 2.0 * optimum + ROUNDING);
+        }
+
+        #[test]
         fn an_adversary_who_waits_until_it_removes_gains_no_more_than_three_times(
             excess in 1e-4f64..0.05,
             gap in 0.0..0.5,
             rounds in 1usize..20,
+            // Whoever kept it the longer, the busier it was, would be made to hold it in vain.
+            busy in 1usize..6,
         ) {
             let mut arrivals = Vec::new();
             for _ in 0..rounds {
                 let dense = Arrival { gap, excess, expected: excess, evicted: false };
                 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most 100")]
                 let needed = (HELD.making / excess).ceil() as usize;
-                arrivals.extend(std::iter::repeat_n(dense, needed));
-                arrivals.push(Arrival { gap: 60.01, ..dense });
+                arrivals.extend(std::iter::repeat_n(dense, needed * busy));
+                arrivals.push(Arrival { gap: 400.0, ..dense });
             }
             let (paid, optimum) = (rule(&arrivals, &HELD), clairvoyant(&arrivals, &HELD));
             prop_assert!(paid.cost <= 3.0 * optimum + ROUNDING);

@@ -2,12 +2,18 @@
 //!
 //! | place | finished after |
 //! |---|---|
-//! | a warm sandbox with room | `native` |
-//! | a parked sandbox, activated for this request | `activation + native` |
-//! | a busy sandbox, once it has room | `native * (1 + waiting) / busy + native` |
-//! | an instance of the component | `wasm` |
+//! | a warm sandbox with room | `native * crowd` |
+//! | a parked sandbox, activated for this request | `(activation + native) * crowd` |
+//! | a busy sandbox, once it has room | `native * (1 + waiting) / min(busy, cores) + native * max(1, busy / cores)` |
+//! | an instance of the component | `wasm * crowd` |
 //!
-//! `busy` sandboxes whose requests last `native` give one back every `native / busy`.
+//! Requests that compute share the cores, so times are those of a request with a core of its own, and
+//! `crowd` says how much slower it gets: not at all while a core is free, and then by the requests
+//! in flight for each core. Those that wait for a sandbox are counted then as well, though they do not
+//! compute yet: a request that goes to Wasm takes a core from the sandboxes that they wait for, and
+//! more of it than the native build would.
+//!
+//! `busy` sandboxes whose requests last `native` give one back every `native / min(busy, cores)`.
 
 use std::time::Duration;
 
@@ -38,6 +44,28 @@ pub struct Outlook {
     pub sandboxes: u32,
     /// The component is in memory and an instance is free.
     pub wasm: bool,
+    /// Requests of the function that compute, in either tier.
+    pub running: u32,
+    /// Cores that they share; none counts as one.
+    pub cores: u32,
+}
+
+impl Outlook {
+    /// How much slower one more request is than with a core of its own.
+    #[must_use]
+    pub fn crowd(&self) -> f64 {
+        let cores = self.cores.max(1);
+        if self.running < cores {
+            return 1.0;
+        }
+        f64::from(self.running + self.waiting + 1) / f64::from(cores)
+    }
+
+    /// How much slower requests are that compute while this one does.
+    #[must_use]
+    pub fn sharing(&self) -> f64 {
+        (f64::from(self.running + 1) / f64::from(self.cores.max(1))).max(1.0)
+    }
 }
 
 /// What is expected of the function, measured as far as it was.
@@ -132,16 +160,19 @@ pub fn earliest(
         };
         return (place, None);
     };
-    let turn = || native.mul_f64(f64::from(outlook.waiting + 1) / f64::from(outlook.busy.max(1)));
+    let (crowd, cores) = (outlook.crowd(), outlook.cores.max(1));
+    let at_once = f64::from(outlook.busy.clamp(1, cores));
+    let turn = native.mul_f64(f64::from(outlook.waiting + 1) / at_once);
+    let shared = native.mul_f64(f64::from(outlook.busy) / at_once);
     let places = [
-        (outlook.warm, Place::Warm, native),
-        (outlook.wasm, Place::Wasm, wasm),
+        (outlook.warm, Place::Warm, native.mul_f64(crowd)),
+        (outlook.wasm, Place::Wasm, wasm.mul_f64(crowd)),
         (
             outlook.parked && (may_activate || !outlook.wasm),
             Place::Parked,
-            measured.activation() + native,
+            (measured.activation() + native).mul_f64(crowd),
         ),
-        (outlook.busy > 0, Place::Busy, turn() + native),
+        (outlook.busy > 0, Place::Busy, turn + shared),
     ];
     // Of those that end alike, the one named first.
     let open = places.into_iter().filter(|(open, ..)| *open);
@@ -176,6 +207,8 @@ mod tests {
         waiting: 0,
         sandboxes: 1,
         wasm: true,
+        running: 0,
+        cores: 4,
     };
 
     #[test]
@@ -198,6 +231,23 @@ mod tests {
         assert_eq!(earliest(busy, &measured(20, 5, 1), true), (Place::Busy, Some(ms(10))));
         let queue = Outlook { waiting: 4, ..busy };
         assert_eq!(earliest(queue, &measured(20, 5, 1), true).0, Place::Wasm);
+    }
+
+    #[test]
+    fn on_a_core_that_is_taken_the_native_build_is_waited_for_however_many_wait() {
+        let taken = Outlook { warm: false, parked: false, busy: 2, running: 2, cores: 1, ..ALL };
+        for waiting in 0..100 {
+            let place = earliest(Outlook { waiting, ..taken }, &measured(62, 28, 1), true).0;
+            assert_eq!(place, Place::Busy, "{waiting} wait");
+        }
+    }
+
+    #[test]
+    fn a_core_that_is_free_is_used_by_wasm_when_too_many_wait() {
+        let half = Outlook { warm: false, parked: false, busy: 2, running: 2, waiting: 4, ..ALL };
+        assert_eq!(earliest(half, &measured(62, 28, 1), true).0, Place::Wasm);
+        let full = Outlook { running: 4, ..half };
+        assert_eq!(earliest(full, &measured(62, 28, 1), true).0, Place::Busy);
     }
 
     #[test]

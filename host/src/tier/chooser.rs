@@ -19,6 +19,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use baton_otel::TraceId;
+
 use super::account::{Account, Price};
 use super::adaptive::{Measured, Outlook, Place, earliest};
 use super::concurrency::Concurrency;
@@ -46,6 +48,8 @@ pub struct Bounds {
     pub max: usize,
     /// How long an idle sandbox is kept. It says what holding costs: as much as making it.
     pub idle_timeout: Duration,
+    /// Cores of the machine.
+    pub cores: u32,
 }
 
 /// Where a request goes.
@@ -63,6 +67,8 @@ pub struct Plan {
     pub patience: Option<Duration>,
     /// How long an idle sandbox is worth keeping.
     pub keep: Duration,
+    /// How much slower the request gets for want of a core of its own.
+    pub sharing: f64,
 }
 
 /// How a request ended.
@@ -81,12 +87,14 @@ pub struct Decision {
     /// The tier's work on it, without what it waited for the client; `None` when it was not a
     /// measurement of its tier (a fallback, a cold start, a failure, a client that left).
     pub took: Option<Duration>,
+    /// How much slower it was than with a core of its own, 1 where that is not known.
+    pub sharing: f64,
     /// Its time in the queue.
     pub queued: Duration,
     /// From the choice until it was written to a warm sandbox.
     pub forward: Option<Duration>,
     /// Its trace.
-    pub trace_id: String,
+    pub trace_id: TraceId,
 }
 
 /// A kind of measured duration.
@@ -169,6 +177,8 @@ pub struct Chooser {
 struct State {
     bounds: Bounds,
     estimates: [Estimate; Kind::ALL.len()],
+    /// A request in each tier, with a core of its own.
+    alone: [Estimate; 2],
     accounts: Vec<Account>,
     concurrency: Concurrency,
     /// Sandboxes that there were when last looked.
@@ -188,6 +198,7 @@ impl Chooser {
         let state = State {
             bounds,
             estimates: Default::default(),
+            alone: Default::default(),
             accounts: vec![Account::new(now); bounds.max],
             concurrency: Concurrency::new(now),
             sandboxes: 0,
@@ -215,7 +226,7 @@ impl Chooser {
 
     /// A tier took so long for a request that no client waited for.
     pub fn shadowed(&self, tier: Tier, took: Duration) {
-        self.lock().measured(tier, took);
+        self.lock().measured(tier, took, 1.0);
     }
 
     /// A sandbox was started, or created, which took so long.
@@ -277,9 +288,11 @@ impl State {
     }
 
     fn expectations(&mut self) -> Measured {
+        let [wasm, native] = &mut self.alone;
+        let (wasm, native) = (wasm.expected(), native.expected());
         Measured {
-            wasm: self.estimate(Kind::Wasm).expected(),
-            native: self.estimate(Kind::Native).expected(),
+            wasm,
+            native,
             activation: self.estimate(Kind::Activation).expected(),
             creation: self.estimate(Kind::Creation).expected(),
         }
@@ -310,6 +323,7 @@ impl State {
 
     fn plan(&mut self, now: Instant, in_flight: usize, outlook: Outlook) -> Plan {
         let (price, measured) = (self.price(), self.expectations());
+        let outlook = self.shared(in_flight, outlook);
         let excess = measured.wasm().map_or(Duration::ZERO, |wasm| measured.excess_of_wasm(wasm));
         let pays = |place: usize| self.accounts[place].pays(now, &price, excess.as_secs_f64());
         let own = self.place(in_flight).filter(|place| pays(*place));
@@ -336,11 +350,22 @@ impl State {
             None => {}
         }
         let patience = match place {
-            Place::Parked | Place::Busy if outlook.wasm => Some(excess),
+            Place::Parked | Place::Busy if outlook.wasm => {
+                let wasm = measured.wasm().unwrap_or_default().mul_f64(outlook.crowd());
+                Some(wasm.saturating_sub(measured.native().unwrap_or_default()))
+            }
             _ => None,
         };
         let keep = self.keep(now, &price, self.place(in_flight), excess);
-        Plan { place, reason, expected, prepare, patience, keep }
+        let sharing = outlook.sharing();
+        Plan { place, reason, expected, prepare, patience, keep, sharing }
+    }
+
+    /// Who shares the cores: those in flight that do not wait for a sandbox, without this request.
+    fn shared(&self, in_flight: usize, outlook: Outlook) -> Outlook {
+        let others = u32::try_from(in_flight.saturating_sub(1)).unwrap_or(u32::MAX);
+        let running = others.saturating_sub(outlook.waiting);
+        Outlook { running, cores: self.bounds.cores, ..outlook }
     }
 
     /// How many sandboxes are worth having: those up to this request's own, and in a burst those
@@ -416,7 +441,7 @@ impl State {
             self.estimate(Kind::Forward).record(forward);
         }
         if let Some(took) = decision.took {
-            self.measured(decision.tier, took);
+            self.measured(decision.tier, took, decision.sharing);
             self.saved = (self.saved + took.as_secs_f64() * EXPLORING).min(SAVED_MAX);
             let (price, measured) = (self.price(), self.expectations());
             let excess = match decision.tier {
@@ -434,7 +459,13 @@ impl State {
         self.decisions.push_back(decision);
     }
 
-    fn measured(&mut self, tier: Tier, took: Duration) {
+    fn measured(&mut self, tier: Tier, took: Duration, sharing: f64) {
+        let [wasm, native] = &mut self.alone;
+        let alone = match tier {
+            Tier::Wasm => wasm,
+            Tier::Native => native,
+        };
+        alone.record(took.div_f64(sharing.max(1.0)));
         let [since_wasm, since_native] = &mut self.unmeasured;
         let (this, other, kind) = match tier {
             Tier::Wasm => (since_wasm, since_native, Kind::Wasm),
@@ -457,7 +488,8 @@ enum Exploration {
 mod tests {
     use super::*;
 
-    const BOUNDS: Bounds = Bounds { concurrency: 1, max: 4, idle_timeout: Duration::from_secs(60) };
+    const BOUNDS: Bounds =
+        Bounds { concurrency: 1, max: 4, idle_timeout: Duration::from_secs(60), cores: 4 };
     const COLD: Outlook = Outlook {
         warm: false,
         parked: true,
@@ -466,6 +498,8 @@ mod tests {
         waiting: 0,
         sandboxes: 0,
         wasm: true,
+        running: 0,
+        cores: 0,
     };
     const WARM: Outlook = Outlook { warm: true, sandboxes: 1, ..COLD };
 
@@ -489,9 +523,10 @@ mod tests {
                 in_flight: 1,
                 expected: None,
                 took: Some(took),
+                sharing: 1.0,
                 queued: Duration::ZERO,
                 forward: None,
-                trace_id: String::new(),
+                trace_id: TraceId::INVALID,
             };
             self.chooser.ended(self.now, decision);
         }

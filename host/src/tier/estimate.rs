@@ -28,6 +28,9 @@ const RESCALE: f64 = 1e100;
 /// page fault, a busy machine) without moving the expectation.
 const TRIM: f64 = 0.95;
 
+/// Observations that the expectation may miss.
+const LAG: u64 = 4;
+
 /// Durations of one kind, as they have been lately.
 #[derive(Clone, Debug)]
 pub struct Estimate {
@@ -38,8 +41,8 @@ pub struct Estimate {
     /// What the next observation weighs.
     unit: f64,
     samples: u64,
-    /// The expectation, until the next observation.
-    expected: Option<Duration>,
+    /// The expectation, and how many observations it is still good for.
+    expected: Option<(Duration, u64)>,
 }
 
 impl Default for Estimate {
@@ -67,7 +70,7 @@ impl Estimate {
         self.total += self.unit;
         self.unit *= GROWTH;
         self.samples += 1;
-        self.expected = None;
+        self.expected = self.expected.and_then(|(it, good)| Some((it, good.checked_sub(1)?)));
         if self.unit > RESCALE {
             let scale = self.unit.recip();
             self.weights.iter_mut().for_each(|weight| *weight *= scale);
@@ -89,13 +92,15 @@ impl Estimate {
         (self.samples > 0).then(|| Duration::from_secs_f64(SECONDS[self.rank(q)]))
     }
 
-    /// The mean, with what lies above the 95th percentile counted as that.
+    /// The mean, with what lies above the 95th percentile counted as that. Of an eighth of the
+    /// observations, [`LAG`] at most, nothing may be seen yet: a new mean takes as long as a few
+    /// hundred additions.
     #[must_use]
     pub fn expected(&mut self) -> Option<Duration> {
         if self.expected.is_none() && self.samples > 0 {
-            self.expected = Some(self.trimmed_mean());
+            self.expected = Some((self.trimmed_mean(), (self.samples / 8).min(LAG)));
         }
-        self.expected
+        self.expected.map(|(expected, _)| expected)
     }
 
     fn trimmed_mean(&self) -> Duration {

@@ -6,6 +6,7 @@ mod command_line;
 mod components;
 mod egress;
 mod equivalence;
+mod faults;
 mod golden;
 mod http;
 mod instances;
