@@ -46,7 +46,7 @@ pub const BENCHES: &[Bench] = &[
     Bench {
         name: "tiers",
         about: "four traffic patterns over short and long functions, under every policy",
-        parts: &[],
+        parts: crate::tiers::PARTS,
         run: crate::tiers::run,
     },
     Bench {

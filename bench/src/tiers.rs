@@ -52,20 +52,28 @@ struct Case {
     rounds: Rounds<Run>,
 }
 
+/// What can be measured alone: the replays of one pattern, and cold starts with what making sandboxes
+/// does to others.
+pub(crate) const PARTS: &[&str] = &["steady", "fluctuating", "spike", "jump", "warming"];
+
 pub(crate) fn run(session: &Session, results: &mut Results) -> anyhow::Result<()> {
     let mut cases = Vec::new();
     let patterns = [Pattern::Steady, Pattern::Fluctuating, Pattern::Spike, Pattern::Jump];
-    for pattern in patterns {
+    for pattern in patterns.into_iter().filter(|pattern| session.wants(&pattern.to_string())) {
         for workload in WORKLOADS {
             cases.push(case(session, pattern, workload)?);
         }
     }
-    results.tables.push(table(&cases));
+    if !cases.is_empty() {
+        results.tables.push(table(&cases));
+    }
     for case in &cases {
         bars(session.seed, case, results);
     }
     headline(session.seed, &cases, results);
-    warming::run(session, results)?;
+    if session.wants("warming") {
+        warming::run(session, results)?;
+    }
     results.data("cases", &cases)?;
     Ok(())
 }

@@ -353,6 +353,9 @@ instruments! {
     /// Choices of a tier for a request, by reason.
     BATON_TIER_DECISIONS = "baton.tier.decisions", "{request}", Counter,
         [FAAS_NAME, BATON_TIER, BATON_TIER_REASON];
+    /// What is expected of the next request or sandbox of a function, as `baton explain` shows it.
+    BATON_TIER_ESTIMATE = "baton.tier.estimate", "s", Gauge,
+        [FAAS_NAME, BATON_TIER_ESTIMATE_OF];
     /// Requests that both builds were to answer: `agreed`, `differed` or `skipped`.
     BATON_VERIFY_COMPARISONS = "baton.verify.comparisons", "{comparison}", Counter,
         [FAAS_NAME, BATON_OUTCOME];

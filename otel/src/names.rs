@@ -167,6 +167,9 @@ names! {
     BATON_TIER = "baton.tier";
     /// Why that tier answered.
     BATON_TIER_REASON = "baton.tier.reason";
+    /// Of what an estimate is: `wasm` and `native`, a request; `activation` and `creation`, a sandbox; `queue`;
+    /// `forward`, the way to a sandbox.
+    BATON_TIER_ESTIMATE_OF = "baton.tier.estimate.of";
     /// Where the compiled component came from: `memory`, `cache` or `compile`.
     BATON_COMPONENT_SOURCE = "baton.component.source";
     /// Why a sandbox was frozen, thawed or removed.

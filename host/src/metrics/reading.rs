@@ -9,7 +9,7 @@ use baton_otel::names::attribute as key;
 use super::{Counts, Metrics, Series, process};
 use crate::function::Function;
 use crate::host::Host;
-use crate::tier::Tier;
+use crate::tier::{Tier, chooser};
 
 const TIERS: [Tier; 2] = [Tier::Wasm, Tier::Native];
 
@@ -78,6 +78,12 @@ fn of_function(reading: &mut Reading, function: &Function) {
             None => with(overflow()),
         };
         reading.push(&i::BATON_TIER_DECISIONS, attributes, made.load(Relaxed));
+    }
+    for kind in chooser::Kind::ALL {
+        if let Some(summary) = function.chooser.summary(kind) {
+            let of = with(KeyValue::new(key::BATON_TIER_ESTIMATE_OF, kind.name()));
+            reading.push(&i::BATON_TIER_ESTIMATE, of, summary.expected.as_secs_f64());
+        }
     }
     for (lost, durations) in counts.forwarded.iter() {
         let mut attributes = with(KeyValue::new(key::BATON_CLIENT, "forward"));

@@ -5,6 +5,8 @@ pub mod adaptive;
 pub mod chooser;
 pub mod concurrency;
 pub mod estimate;
+#[cfg(test)]
+mod simulation;
 
 /// Where a request is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,7 +4,7 @@
 //! | query | what it does |
 //! |---|---|
 //! | none | answers `native` and keeps the connection |
-//! | `deaf` | the same, then reads no more from the connection, so that what is written there is refused, and ends soon after |
+//! | `deaf` | the same, but reads no more from the connection, so that what is written there is refused, and ends soon after |
 //! | `last` | answers, closes the connection, and ends when another waits to be accepted |
 //! | `swallow` | reads the body to its end, and ends |
 //! | `reset` | ends with the head read, and the body left where it is |
@@ -91,11 +91,13 @@ fn serve(listener: &UnixListener, stream: UnixStream) {
             query => {
                 let length = announced(&head);
                 let _ = std::io::copy(&mut (&mut reader).take(length), &mut std::io::sink());
+                if query == "deaf" {
+                    let _ = reader.get_ref().shutdown(Shutdown::Read);
+                }
                 if !say("HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nnative") {
                     return;
                 }
                 if query == "deaf" {
-                    let _ = stream.shutdown(Shutdown::Read);
                     std::thread::sleep(SOON);
                     exit(1)
                 }
