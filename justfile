@@ -70,6 +70,10 @@ test-storm: build
 test-http-slow: build
     cargo nextest run {{everything}} --run-ignored only -E 'binary(e2e) & test(http::)'
 
+# Which of Wasmtime's own test programs Baton serves, beside `wasmtime serve`; not part of CI
+conformance *SOURCES: build
+    @tests/conformance {{SOURCES}}
+
 # Serve both tiers on cgroup v2, in a small emulated machine; not part of CI
 test-cgroup2: build
     @tests/cgroup2

@@ -33,7 +33,7 @@ pub struct CharacterizeArguments {
     /// Bodies of the payload groups; each is measured [default: --body]
     #[arg(long)]
     payload: Vec<String>,
-    /// Requests at once, in turn
+    /// Requests at once, in turn; separated by commas
     #[arg(long, value_delimiter = ',', default_values_t = [1, 10, 50, 100, 200])]
     concurrency: Vec<u16>,
     /// Cold requests, and requests for the split

@@ -59,7 +59,7 @@ pub struct CompareArguments {
     #[arg(long, value_enum)]
     start: Vec<Start>,
     /// Only these, of the names that the table shows, such as "baton hybrid"
-    #[arg(long)]
+    #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Requests at once, when warm
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]

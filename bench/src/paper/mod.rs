@@ -30,16 +30,27 @@ pub struct PaperArguments {
     #[arg(long)]
     full: bool,
     /// Only these: hybridserve, korvoj, lumos, funless
-    #[arg(long)]
+    #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
-    /// Where the page of results goes
-    #[arg(long, default_value = "docs/measurements.md")]
-    output: PathBuf,
+    /// Where the page of results goes [default: docs/measurements.md; with --only
+    /// target/bench/measurements.md, so that a part does not replace the whole]
+    #[arg(long)]
+    output: Option<PathBuf>,
     /// Seed of everything random
     #[arg(long, default_value_t = 42)]
     seed: u64,
     #[command(flatten)]
     baselines: BaselineArguments,
+}
+
+impl PaperArguments {
+    fn page(&self) -> PathBuf {
+        match &self.output {
+            Some(path) => path.clone(),
+            None if self.only.is_empty() => "docs/measurements.md".into(),
+            None => crate::baton::target_dir().join("bench/measurements.md"),
+        }
+    }
 }
 
 /// How much is measured.
@@ -174,7 +185,7 @@ pub fn run(arguments: &PaperArguments) -> anyhow::Result<String> {
     results.data("sizes", &sizes)?;
     results.tables = sections.iter().flat_map(|section| section.tables.clone()).collect();
     let page = page(&sections, &results, &effort, begun.elapsed(), arguments.full);
-    fs::write(&arguments.output, &page)?;
+    fs::write(arguments.page(), &page)?;
     let path = results.write()?;
     Ok(format!("{page}\nresults: {}\n", path.display()))
 }

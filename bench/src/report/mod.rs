@@ -188,7 +188,7 @@ fn is_pattern(row: &Measured) -> bool {
 }
 
 fn over_time(measured: &[&Measured]) -> Vec<String> {
-    let timed = measured.iter().filter(|row| {
+    let timed = measured.iter().filter(|row| !row.points.is_empty()).filter(|row| {
         is_pattern(row) || row.scenario.starts_with("open") || (row.wasm > 0.0 && row.native > 0.0)
     });
     let chart = |row: &&Measured| {

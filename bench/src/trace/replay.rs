@@ -80,7 +80,7 @@ struct ReplayArguments {
     #[arg(long, requires = "trace")]
     durations: Option<PathBuf>,
     /// Only these patterns [default: all four]
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, value_delimiter = ',')]
     pattern: Vec<Pattern>,
     /// How many functions of each pattern are taken from the trace
     #[arg(long, default_value_t = 1)]
@@ -104,7 +104,7 @@ struct ReplayArguments {
     #[arg(long, default_value = "hybrid", value_parser = POLICIES)]
     policy: String,
     /// The functions that stand in, when durations do not say: one for each chosen function
-    #[arg(long, default_value = "float-operation")]
+    #[arg(long, default_value = "float-operation", value_delimiter = ',')]
     function: Vec<String>,
     /// The body that they are asked with [default: their paper's parameters]
     #[arg(long)]

@@ -53,24 +53,73 @@ pub type LineSink = Arc<dyn Fn(Line<'_>) + Send + Sync>;
 /// Where the lines of an instance go, and whose they are.
 pub(super) struct Log {
     sink: LineSink,
+    state: Mutex<State>,
+}
+
+struct State {
     /// Changes when an instance takes its next request.
-    invocation: Mutex<(TraceId, SpanId)>,
+    invocation: (TraceId, SpanId),
+    /// What was written on each stream since its last whole line. A guest may have several handles of
+    /// a stream, or ask for one each time, so this is not the handle's.
+    begun: [Vec<u8>; 2],
 }
 
 impl Log {
     pub(super) fn new(sink: LineSink) -> Self {
-        Self { sink, invocation: Mutex::new((TraceId::INVALID, SpanId::INVALID)) }
+        let invocation = (TraceId::INVALID, SpanId::INVALID);
+        Self { sink, state: Mutex::new(State { invocation, begun: Default::default() }) }
     }
 
-    /// What is printed from here on belongs to this invocation in this trace.
+    /// What is printed from here on belongs to this invocation in this trace; what is begun ends here.
     pub(super) fn belongs_to(&self, trace_id: TraceId, invocation: SpanId) {
-        *self.invocation.lock().unwrap_or_else(PoisonError::into_inner) = (trace_id, invocation);
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        self.end(&mut state);
+        state.invocation = (trace_id, invocation);
     }
 
-    fn emit(&self, stream: Stream, text: &[u8]) {
-        let (trace_id, invocation) =
-            *self.invocation.lock().unwrap_or_else(PoisonError::into_inner);
+    fn write(&self, stream: Stream, bytes: &[u8]) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        for &byte in bytes {
+            let line = state.line(stream);
+            if byte != b'\n' {
+                line.push(byte);
+            }
+            if byte == b'\n' || line.len() == LINE_MAX {
+                self.emit(&mut state, stream);
+            }
+        }
+    }
+
+    fn end(&self, state: &mut State) {
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            if !state.line(stream).is_empty() {
+                self.emit(state, stream);
+            }
+        }
+    }
+
+    fn emit(&self, state: &mut State, stream: Stream) {
+        let (trace_id, invocation) = state.invocation;
+        let text = state.line(stream);
         (self.sink)(Line { stream, trace_id, invocation, text });
+        text.clear();
+    }
+}
+
+impl State {
+    fn line(&mut self, stream: Stream) -> &mut Vec<u8> {
+        let [stdout, stderr] = &mut self.begun;
+        match stream {
+            Stream::Stdout => stdout,
+            Stream::Stderr => stderr,
+        }
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        self.end(&mut state);
     }
 }
 
@@ -89,44 +138,17 @@ impl IsTerminal for Output {
 
 impl StdoutStream for Output {
     fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
-        Box::new(Lines { output: self.clone(), line: Vec::new() })
+        Box::new(self.clone())
     }
 
     fn p2_stream(&self) -> Box<dyn OutputStream> {
-        Box::new(Lines { output: self.clone(), line: Vec::new() })
+        Box::new(self.clone())
     }
 }
 
-/// Collects bytes until a line is whole.
-struct Lines {
-    output: Output,
-    line: Vec<u8>,
-}
-
-impl Lines {
-    fn push(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            if byte == b'\n' {
-                self.emit();
-            } else {
-                self.line.push(byte);
-                if self.line.len() == LINE_MAX {
-                    self.emit();
-                }
-            }
-        }
-    }
-
-    fn emit(&mut self) {
-        let Output { stream, log } = &self.output;
-        log.emit(*stream, &self.line);
-        self.line.clear();
-    }
-}
-
-impl OutputStream for Lines {
+impl OutputStream for Output {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
-        self.push(&bytes);
+        self.log.write(self.stream, &bytes);
         Ok(())
     }
 
@@ -140,13 +162,13 @@ impl OutputStream for Lines {
 }
 
 #[wasmtime_wasi::async_trait]
-impl Pollable for Lines {
+impl Pollable for Output {
     async fn ready(&mut self) {}
 }
 
-impl AsyncWrite for Lines {
+impl AsyncWrite for Output {
     fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize>> {
-        self.get_mut().push(bytes);
+        self.log.write(self.stream, bytes);
         Poll::Ready(Ok(bytes.len()))
     }
 
@@ -159,10 +181,52 @@ impl AsyncWrite for Lines {
     }
 }
 
-impl Drop for Lines {
-    fn drop(&mut self) {
-        if !self.line.is_empty() {
-            self.emit();
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recording() -> (Arc<Log>, Arc<Mutex<Vec<(SpanId, String)>>>) {
+        let lines: Arc<Mutex<Vec<_>>> = Arc::default();
+        let told = Arc::clone(&lines);
+        let sink = move |line: Line<'_>| {
+            let text = String::from_utf8_lossy(line.text).into_owned();
+            told.lock().unwrap().push((line.invocation, text));
+        };
+        (Arc::new(Log::new(Arc::new(sink))), lines)
+    }
+
+    fn print(log: &Arc<Log>, stream: Stream, text: &'static str) {
+        let mut handle = Output { stream, log: Arc::clone(log) }.p2_stream();
+        handle.write(Bytes::from_static(text.as_bytes())).unwrap();
+    }
+
+    fn texts(lines: &Mutex<Vec<(SpanId, String)>>) -> Vec<String> {
+        lines.lock().unwrap().iter().map(|(_, text)| text.clone()).collect()
+    }
+
+    #[test]
+    fn a_line_may_be_written_through_several_handles_and_beside_the_other_stream() {
+        let (log, lines) = recording();
+        print(&log, Stream::Stderr, "one ");
+        print(&log, Stream::Stdout, "between\n\n");
+        print(&log, Stream::Stderr, "line\nrest");
+        assert_eq!(texts(&lines), ["between", "", "one line"]);
+        drop(log);
+        assert_eq!(texts(&lines), ["between", "", "one line", "rest"]);
+    }
+
+    #[test]
+    fn what_an_invocation_began_is_its_own_and_a_long_line_is_cut() {
+        let (log, lines) = recording();
+        let first = SpanId::INVALID;
+        print(&log, Stream::Stdout, "begun");
+        let second = SpanId::from_bytes([1; 8]);
+        log.belongs_to(TraceId::INVALID, second);
+        let long = "x".repeat(LINE_MAX + 1).leak();
+        print(&log, Stream::Stdout, long);
+        drop(log);
+        let whole = (second, "x".repeat(LINE_MAX));
+        let expected = [(first, "begun".to_owned()), whole, (second, "x".to_owned())];
+        assert_eq!(*lines.lock().unwrap(), expected);
     }
 }
