@@ -74,6 +74,10 @@ test-http-slow: build
 conformance *SOURCES: build
     @tests/conformance {{SOURCES}}
 
+# Serve Debian's Python and nginx from their packages; not part of CI, since it fetches them
+test-natives: build
+    @tests/natives
+
 # Serve both tiers on cgroup v2, in a small emulated machine; not part of CI
 test-cgroup2: build
     @tests/cgroup2

@@ -51,9 +51,11 @@ names! {
     SANDBOX_PREPARE = "baton.sandbox.prepare";
     /// Creating a generic sandbox because none was parked.
     SANDBOX_CREATE = "baton.sandbox.create";
+    /// Making the sandbox's control group, and moving the process there that makes the sandbox.
+    SANDBOX_CREATE_GROUP = "baton.sandbox.create.group";
     /// Writing the sandbox's configuration.
     SANDBOX_CREATE_CONFIGURE = "baton.sandbox.create.configure";
-    /// libcontainer's create: namespaces, cgroup, root file system, first system-call filter.
+    /// libcontainer's create: namespaces, root file system, first system-call filter.
     SANDBOX_CREATE_CREATE = "baton.sandbox.create.create";
     /// libcontainer's start: the second filter, and the stub executed.
     SANDBOX_CREATE_START = "baton.sandbox.create.start";

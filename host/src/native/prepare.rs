@@ -116,6 +116,7 @@ pub(crate) fn spans(phases: &[Phase]) -> Vec<Span> {
 /// The parts of a creation, as the daemon names them.
 fn part(step: &str) -> &'static str {
     match step {
+        "group" => span::SANDBOX_CREATE_GROUP,
         "configure" => span::SANDBOX_CREATE_CONFIGURE,
         "create" => span::SANDBOX_CREATE_CREATE,
         "start" => span::SANDBOX_CREATE_START,

@@ -41,7 +41,7 @@ use rustix::process::{
     set_parent_process_death_signal, setrlimit, umask, wait, waitpid,
 };
 
-use self::cgroup::{Group, Hierarchies, Usage};
+use self::cgroup::{Group, Usage};
 use self::network::NetworkError;
 use self::probe::Machine;
 use self::root::Attachment;
@@ -105,6 +105,8 @@ pub fn run(config: Config, host: OwnedFd, supervisor: OwnedFd) -> Result<(), Err
 
 struct Daemon {
     config: Config,
+    /// As it was before this process moved into its own world.
+    machine: Machine,
     workshop: Workshop,
     host: OwnedFd,
     /// `None` once it has nothing more to say.
@@ -166,24 +168,26 @@ impl Daemon {
         if users.start == 0 || users.len() < spec::UIDS_EACH as usize || users.contains(&65534) {
             return Err(Error::Users(config.uids.clone()));
         }
-        let missing = Machine::probe().missing();
+        let machine = Machine::probe();
+        let missing = machine.missing();
         if !missing.is_empty() {
             return Err(Error::Machine(missing.join("; ")));
         }
         prepare_process().map_err(|error| Error::Setup("prepare its process", error))?;
         let signals = take_signals().map_err(|error| Error::Setup("take signals", error))?;
-        state::enter(&config.state)
+        let hierarchies = state::enter(&config.state)
             .map_err(|error| Error::Setup("build its file system", error))?;
         let stub =
             state::install_stub().map_err(|error| Error::Setup("install the stub", error))?;
         let workshop = Workshop {
-            hierarchies: Hierarchies::find(),
+            hierarchies,
             stub: Rc::new(stub),
             entry_filter: seccomp::entry_filter(),
             function_filter: Rc::new(seccomp::function_filter().map_err(Error::Filter)?),
         };
         let mut daemon = Daemon {
             config,
+            machine,
             workshop,
             host,
             supervisor: Some(supervisor),
@@ -199,7 +203,7 @@ impl Daemon {
     }
 
     fn serve(&mut self) -> io::Result<()> {
-        let machine = Machine::probe();
+        let machine = self.machine.clone();
         if let Flow::End = self.tell(&FromDaemon::Ready { machine }, &[])? {
             return Ok(());
         }
@@ -463,7 +467,7 @@ impl Daemon {
             let Some((id, scratch, egress)) = next else { break };
             let job = Job::Make(Making {
                 id,
-                cgroup: format!("/{}/{id}", self.config.cgroup_parent.trim_matches('/')),
+                cgroup: format!("{}/{id}", self.config.cgroup_parent.trim_matches('/')),
                 uid: self.uid(id),
                 scratch,
                 egress,

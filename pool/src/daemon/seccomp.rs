@@ -42,7 +42,7 @@ const PLAIN: Calls = calls![
 /// Older names of the above that only this architecture has.
 #[cfg(target_arch = "x86_64")]
 const ARCHITECTURE: Calls = calls![
-    SYS_open SYS_stat SYS_lstat SYS_access SYS_readlink SYS_unlink SYS_rename SYS_mkdir SYS_rmdir SYS_poll SYS_epoll_wait
+    SYS_open SYS_stat SYS_lstat SYS_access SYS_readlink SYS_unlink SYS_rename SYS_mkdir SYS_rmdir SYS_poll SYS_epoll_create SYS_epoll_wait
     SYS_chmod SYS_pipe SYS_dup2 SYS_arch_prctl SYS_vfork
 ];
 /// Older names of the above that only this architecture has.

@@ -1,4 +1,4 @@
-//! What a parked sandbox is, in the words of the OCI runtime specification.
+//! What a parked sandbox is, in the words of the OCI runtime specification, and what it may use.
 //!
 //! It fits every function without a root file system of its own: all namespaces, a read-only root that is empty
 //! but for `/dev` and `/proc`, one unprivileged user, no capabilities. A private `/tmp` is there only when the
@@ -13,9 +13,9 @@ pub(super) const FUNCTION_UID: u32 = 1;
 pub(super) const UIDS_EACH: u32 = 2;
 /// Memory of a parked sandbox, swap included, in bytes: below what any function needs, so that activation raises
 /// it, and far above what setting the sandbox up takes.
-const PARKED_MEMORY: u64 = 16 << 20;
-/// Processes of a parked sandbox: its init and, while it is set up, the one that makes it.
-const PARKED_PIDS: u32 = 8;
+pub(super) const PARKED_MEMORY: u64 = 16 << 20;
+/// Processes of a parked sandbox: its init and, while it is set up, those that make it.
+pub(super) const PARKED_PIDS: u32 = 8;
 /// Bytes of a scratch for each file or directory that it may hold, and how few and how many these are at most.
 const SCRATCH_FILE: u64 = 4096;
 const SCRATCH_FILES: (u64, u64) = (64, 65_536);
@@ -27,23 +27,15 @@ const OOM_SCORE: i32 = 500;
 pub(super) struct Sandbox<'a> {
     /// The root directory, as the daemon sees it.
     pub(super) root: &'a str,
-    /// Absolute path of the group.
-    pub(super) cgroup: &'a str,
     /// The first of its outside users and groups.
     pub(super) uid: u32,
     /// Bytes of `/tmp`; 0 for none.
     pub(super) scratch: u64,
-    /// Memory limits can count swap.
-    pub(super) swap: bool,
 }
 
 /// The runtime configuration, `config.json`.
 pub(super) fn runtime(sandbox: &Sandbox<'_>, seccomp: &Value) -> Value {
     let mapping = json!([{ "containerID": 0, "hostID": sandbox.uid, "size": UIDS_EACH }]);
-    let mut memory = json!({ "limit": PARKED_MEMORY });
-    if sandbox.swap {
-        memory["swap"] = PARKED_MEMORY.into();
-    }
     let kinds = ["user", "mount", "pid", "network", "ipc", "uts", "cgroup"];
     json!({
         "ociVersion": "1.1.0",
@@ -65,8 +57,6 @@ pub(super) fn runtime(sandbox: &Sandbox<'_>, seccomp: &Value) -> Value {
             "namespaces": kinds.map(|kind| json!({ "type": kind })),
             "uidMappings": mapping,
             "gidMappings": mapping,
-            "cgroupsPath": sandbox.cgroup,
-            "resources": { "memory": memory, "pids": { "limit": PARKED_PIDS } },
             "seccomp": seccomp,
             // /proc shows processes only, and only the sandbox's own, so nothing of it is left to mask.
             "maskedPaths": [],

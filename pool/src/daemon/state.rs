@@ -1,14 +1,15 @@
 //! The daemon's own small world.
 //!
 //! A mount namespace whose root is a tmpfs with `/proc`, `/dev` and the control groups that sandboxes use, and
-//! nothing else of the machine. So there is no file of the host that a half-made sandbox could see; copying the
+//! nothing else of the machine. libcontainer does not find these groups, because they are not where and not named as
+//! it expects: it would move each process by a list that the kernel guards with a lock of the whole machine. So there is no file of the host that a half-made sandbox could see; copying the
 //! namespace, which each sandbox does, takes no time; and all of it vanishes with the last process in it.
 
 use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::sched::{CloneFlags, unshare};
 use rustix::mount::{
@@ -16,8 +17,7 @@ use rustix::mount::{
 };
 use rustix::process::{chdir, pivot_root};
 
-use super::cgroup::{Hierarchies, V1_CONTROLLERS};
-use super::probe::CgroupVersion;
+use super::cgroup::Hierarchies;
 
 /// The root of generic sandboxes.
 pub(super) const ROOT: &str = "/root";
@@ -31,22 +31,30 @@ pub(super) const BUNDLES: &str = "/bundles";
 pub(super) const CONTAINERS: &str = "/containers";
 
 const STUB: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/stub"));
-const CGROUPS: &str = "sys/fs/cgroup";
+/// Where hierarchies are mounted, by number.
+const CGROUPS: &str = "/cgroups";
+/// Where libcontainer looks for them, and finds an empty directory of a tmpfs.
+const NO_CGROUPS: &str = "sys/fs/cgroup";
 
-/// Moves this process into a world of its own, built over the directory `state`.
-pub(super) fn enter(state: &Path) -> io::Result<()> {
+/// Moves this process into a world of its own, built over the directory `state`; returns what control groups it has.
+pub(super) fn enter(state: &Path) -> io::Result<Hierarchies> {
     let visible = Hierarchies::find();
     unshare(CloneFlags::CLONE_NEWNS)?;
     // What is mounted from here on reaches no other namespace, and nothing that is mounted there comes in.
     mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)?;
     mount("baton", state, "tmpfs", MountFlags::NOSUID, c"mode=755,size=64m")?;
     chdir(state)?;
-    for directory in ["proc", "dev", CGROUPS] {
+    for directory in ["proc", "dev", NO_CGROUPS] {
         fs::create_dir_all(directory)?;
     }
     mount_bind("/proc", "proc")?;
     mount_bind("/dev", "dev")?;
-    show_cgroups(&visible)?;
+    let (hierarchies, mounts) = visible.moved(Path::new(CGROUPS));
+    for (root, target) in mounts {
+        let target = Path::new(".").join(target.strip_prefix("/").unwrap_or(&target));
+        fs::create_dir_all(&target)?;
+        mount_bind(root, target)?;
+    }
     pivot_root(".", ".")?;
     unmount(".", UnmountFlags::DETACH)?;
     chdir("/")?;
@@ -61,29 +69,7 @@ pub(super) fn enter(state: &Path) -> io::Result<()> {
             fs::create_dir_all(Path::new(root).join(directory))?;
         }
     }
-    Ok(())
-}
-
-/// On v1 only the controllers that sandboxes use: libcontainer puts every process into each that it sees.
-fn show_cgroups(visible: &Hierarchies) -> io::Result<()> {
-    if visible.version == CgroupVersion::V2 {
-        return Ok(mount_bind("/sys/fs/cgroup", CGROUPS)?);
-    }
-    // libcontainer recognizes v1 by a tmpfs around the hierarchies.
-    mount(
-        "cgroup",
-        CGROUPS,
-        "tmpfs",
-        MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC,
-        c"mode=755",
-    )?;
-    for root in visible.roots_of(&V1_CONTROLLERS) {
-        let Some(name) = root.file_name() else { continue };
-        let target = PathBuf::from(CGROUPS).join(name);
-        fs::create_dir(&target)?;
-        mount_bind(root, &target)?;
-    }
-    Ok(())
+    Ok(hierarchies)
 }
 
 /// Writes the stub's executable and opens it for reading; nobody can write it while it is executed.

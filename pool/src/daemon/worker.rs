@@ -3,10 +3,11 @@
 //! libcontainer changes the working directory, the OOM score and more of the process that calls it, and can be
 //! killed half way. So each sandbox is made by a process of its own, forked ahead of need by the single-threaded
 //! daemon: nothing of one creation reaches the next. When it ends, the sandbox's init becomes the daemon's child
-//! (the daemon is a subreaper), whether it ended well or was killed.
+//! (the daemon is a subreaper), whether it ended well or was killed. The worker moves itself into the sandbox's control
+//! group first, so that everything it forks is there from the beginning.
 //!
 //! ```text
-//! daemon: Job ──▶ worker: libcontainer create, start, wait for the stub ──▶ Report ──▶ _exit
+//! daemon: Job ──▶ worker: group, libcontainer create, start, wait for the stub ──▶ Report ──▶ _exit
 //!                         or root::attach
 //! ```
 
@@ -51,7 +52,7 @@ pub(super) enum Job {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Making {
     pub(super) id: SandboxId,
-    /// Absolute path of its group.
+    /// Its group.
     pub(super) cgroup: String,
     /// The first of its outside users and groups.
     pub(super) uid: u32,
@@ -95,7 +96,9 @@ enum MakeError {
     NoInit,
     #[error("the stub did not come up")]
     NotParked(#[source] io::Error),
-    #[error("cannot open the cgroup's files")]
+    #[error("cannot make the sandbox's control group")]
+    Group(#[source] io::Error),
+    #[error("cannot open the control group's files")]
     Cgroup(#[source] io::Error),
     #[error(transparent)]
     Network(#[from] NetworkError),
@@ -150,6 +153,10 @@ fn make_and_report(socket: BorrowedFd<'_>, job: &Making, workshop: &Workshop) ->
 
 fn make(job: &Making, workshop: &Workshop) -> Result<Made, MakeError> {
     let mut steps = Steps::begin();
+    let group = workshop.hierarchies.group(&job.cgroup);
+    group.found(spec::PARKED_MEMORY, spec::PARKED_PIDS).map_err(MakeError::Group)?;
+    steps.end("group");
+
     let bundle = format!("{BUNDLES}/{}", job.id);
     write_bundle(&bundle, job, workshop).map_err(MakeError::Configuration)?;
     steps.end("configure");
@@ -186,7 +193,8 @@ fn make(job: &Making, workshop: &Workshop) -> Result<Made, MakeError> {
     let init = Pid::from_raw(pid).ok_or(MakeError::NoInit)?;
     let pidfd = pidfd_open(init, PidfdFlags::empty())
         .map_err(|error| MakeError::Descriptors(error.into()))?;
-    let files = workshop.hierarchies.group(&job.cgroup).limit_files().map_err(MakeError::Cgroup)?;
+    group.leave().map_err(MakeError::Group)?;
+    let files = group.limit_files().map_err(MakeError::Cgroup)?;
     steps.end("open limits");
     let egress = job.egress.map(|port| network::listener(init, port)).transpose()?;
     if egress.is_some() {
@@ -198,10 +206,8 @@ fn make(job: &Making, workshop: &Workshop) -> Result<Made, MakeError> {
 fn write_bundle(bundle: &str, job: &Making, workshop: &Workshop) -> io::Result<()> {
     let sandbox = spec::Sandbox {
         root: if job.scratch > 0 { ROOT_WITH_TMP } else { ROOT },
-        cgroup: &job.cgroup,
         uid: job.uid,
         scratch: job.scratch,
-        swap: workshop.hierarchies.counts_swap(),
     };
     fs::create_dir(bundle)?;
     let configuration = serde_json::to_vec(&spec::runtime(&sandbox, &workshop.entry_filter))?;

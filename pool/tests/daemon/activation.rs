@@ -91,7 +91,7 @@ fn the_steps_of_a_creation_follow_each_other() {
     let mut daemon = Daemon::start();
     let sandbox = daemon.park(1);
     let names: Vec<&str> = sandbox.steps.iter().map(|step| step.name.as_str()).collect();
-    assert_eq!(names, ["configure", "create", "start", "park", "open limits"]);
+    assert_eq!(names, ["group", "configure", "create", "start", "park", "open limits"]);
     assert!(sandbox.steps.windows(2).all(|pair| pair[0].end_unix_ns == pair[1].start_unix_ns));
     daemon.end();
 }
