@@ -78,7 +78,7 @@ conformance *SOURCES: build
 test-natives: build
     @tests/natives
 
-# Serve both tiers on cgroup v2, in a small emulated machine; not part of CI
+# Serve both tiers on cgroup v2, frozen, thawed and from a root, in a small emulated machine; not part of CI
 test-cgroup2: build
     @tests/cgroup2
 
