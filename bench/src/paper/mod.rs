@@ -218,8 +218,9 @@ fn page(
     let _ = writeln!(
         page,
         "The papers measured on other hardware (a Jetson Orin Nano, a Raspberry Pi, servers) with \
-         other runtimes: shapes and ratios are compared, not milliseconds. Containers here are runc's, \
-         of the same static executable that Baton's native tier runs.\n"
+         other runtimes: shapes and ratios are compared, not milliseconds. \"Agrees\" says that the \
+         order is the paper's, not that the ratio is: both ratios stand there. Containers here are \
+         runc's, of the same static executable that Baton's native tier runs.\n"
     );
     let contradictions: Vec<&Claim> = sections
         .iter()
