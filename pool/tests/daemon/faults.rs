@@ -4,10 +4,13 @@ use std::fs;
 use std::path::Path;
 
 use baton_pool::daemon::sweep::{RunLock, sweep};
-use baton_pool::protocol::{FromDaemon, SandboxId, ToDaemon};
+use baton_pool::protocol::{Exit, FromDaemon, Question, SandboxId, ToDaemon};
+use nix::sys::ptrace;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::support::{Daemon, LIMITS, Run, is_v2};
+use crate::root::keep;
+use crate::support::{Daemon, LIMITS, Run, cgroup_file, is_v2};
 
 fn signal(pid: i32, signal: Signal) {
     kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
@@ -126,6 +129,114 @@ fn a_worker_killed_half_way_leaves_nothing() {
     }
     let sandbox = daemon.park(11);
     daemon.remove(sandbox.id);
+    daemon.end();
+}
+
+/// The fault point: a process that makes this system call next is stopped there, `meanwhile` made it do so, and killed.
+fn kill_at(pid: i32, call: libc::c_long, meanwhile: impl FnOnce()) {
+    let traced = nix::unistd::Pid::from_raw(pid);
+    let stop = || waitpid(traced, Some(WaitPidFlag::__WALL)).unwrap();
+    ptrace::attach(traced).unwrap();
+    stop();
+    meanwhile();
+    loop {
+        ptrace::syscall(traced, None).unwrap();
+        assert!(matches!(stop(), WaitStatus::Stopped(..)), "it ended without the call");
+        let at = fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap();
+        if at.split(' ').next() == Some(&call.to_string()) {
+            break;
+        }
+    }
+    signal(pid, Signal::KILL);
+    while !matches!(stop(), WaitStatus::Signaled(..)) {}
+}
+
+#[test]
+fn a_worker_killed_while_it_attaches_a_root_fails_only_that_start() {
+    let calls = [
+        libc::SYS_open_tree,
+        libc::SYS_mount_setattr,
+        libc::SYS_setns,
+        libc::SYS_move_mount,
+        libc::SYS_pivot_root,
+        libc::SYS_umount2,
+    ];
+    let mut daemon = Daemon::start_in(Run::new(), 1);
+    keep(&daemon, 1, None, Some("/run/function.sock"));
+    for (id, call) in (1..).zip(calls) {
+        let before = daemon.workers();
+        let sandbox = daemon.park(id);
+        // Those that are idle, the one that takes the next job first.
+        let idle = || -> Vec<i32> {
+            let others = |pid: &i32| pid.unsigned_abs() != sandbox.pid;
+            daemon.workers().into_iter().filter(others).collect()
+        };
+        while idle().len() != 2 || idle().contains(&before[0]) {
+            std::thread::yield_now();
+        }
+        kill_at(idle()[0], call, || {
+            daemon.tell(&ToDaemon::Ask { id: sandbox.id, question: Question::Attach { root: 1 } });
+        });
+        let answer = daemon.hear().0;
+        assert!(
+            matches!(&answer, FromDaemon::Answer { done: Err(error), .. } if error == "its worker ended half way with signal 9"),
+            "{answer:?}"
+        );
+        assert!(matches!(daemon.remove(sandbox.id), FromDaemon::Gone { .. }));
+    }
+    let sandbox = daemon.park(77);
+    daemon.ask(sandbox.id, Question::Attach { root: 1 }).unwrap();
+    daemon.end();
+}
+
+#[test]
+fn a_stub_killed_at_its_exec_is_gone_with_its_signal() {
+    let mut daemon = Daemon::start();
+    let sandbox = daemon.park(1);
+    let (pid, run) = (sandbox.pid.cast_signed(), daemon.run.clone());
+    let started = std::thread::spawn({
+        let traced = std::sync::mpsc::channel();
+        let (told, heard) = traced;
+        let killer = std::thread::spawn(move || {
+            kill_at(pid, libc::SYS_execveat, || told.send(()).unwrap());
+        });
+        move || {
+            heard.recv().unwrap();
+            // Its end closes the control socket, as a successful exec does: only the process's end says which it was.
+            let started = sandbox.activate(&run, LIMITS);
+            killer.join().unwrap();
+            started
+        }
+    });
+    let function = started.join().unwrap();
+    let gone = daemon.hear().0;
+    assert!(
+        matches!(gone, FromDaemon::Gone { exit: Some(Exit::Signal(libc::SIGKILL)), .. }),
+        "{gone:?}"
+    );
+    assert!(is_dead(function.pid));
+    daemon.end();
+}
+
+#[test]
+fn a_function_killed_while_it_is_frozen_is_removed() {
+    let mut daemon = Daemon::start();
+    let function = daemon.park(1).activate(&daemon.run, LIMITS);
+    let (_pidfd, freezer) = function.activating.into_parts();
+    freezer.unwrap().freeze().unwrap();
+    // The fault point: it is stopped.
+    let (file, stopped) =
+        if is_v2() { ("cgroup.events", "frozen 1") } else { ("freezer.state", "FROZEN") };
+    while !cgroup_file(&daemon.run, function.id, "freezer", file).contains(stopped) {
+        std::thread::yield_now();
+    }
+    signal(function.pid.cast_signed(), Signal::KILL);
+    // On v2 it dies of that; on v1 it has to be thawed first, which its removal does.
+    let gone = daemon.remove(function.id);
+    assert!(
+        matches!(gone, FromDaemon::Gone { exit: Some(Exit::Signal(libc::SIGKILL)), .. }),
+        "{gone:?}"
+    );
     daemon.end();
 }
 

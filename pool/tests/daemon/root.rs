@@ -34,7 +34,7 @@ fn directory(daemon: &Daemon) -> PathBuf {
 }
 
 /// Tells the daemon of a root, as the supervisor does.
-fn keep(daemon: &Daemon, number: u32, directory: Option<&Path>, socket: Option<&str>) {
+pub(crate) fn keep(daemon: &Daemon, number: u32, directory: Option<&Path>, socket: Option<&str>) {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let tree = directory.map(|directory| open_tree(rustix::fs::CWD, directory, flags).unwrap());
     let tree: Vec<_> = tree.iter().map(AsFd::as_fd).collect();
