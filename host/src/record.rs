@@ -294,6 +294,7 @@ impl Record {
             in_flight: self.in_flight,
             expected: self.expected,
             sharing: self.sharing,
+            computed: (tier == Tier::Wasm).then_some(self.guest_cpu),
             took: self.work.read().filter(|_| fine),
             queued,
             forward,

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | a warm sandbox with room | `native * crowd` |
 //! | a parked sandbox, activated for this request | `(activation + native) * crowd` |
-//! | a busy sandbox, once it has room | `native * (1 + waiting) / min(busy, cores) + native * max(1, busy / cores)` |
+//! | a busy sandbox, once it has room | `(native * (1 + waiting) / busy + native) * slow` |
 //! | an instance of the component | `wasm * crowd` |
 //!
 //! Requests that compute share the cores, so times are those of a request with a core of its own, and
@@ -13,7 +13,11 @@
 //! compute yet: a request that goes to Wasm takes a core from the sandboxes that they wait for, and
 //! more of it than the native build would.
 //!
-//! `busy` sandboxes whose requests last `native` give one back every `native / min(busy, cores)`.
+//! `busy` sandboxes whose requests last `native` give one back every `native / busy`, but `slow` says how much
+//! slower they are when they are more than the cores.
+//!
+//! All this is true of the part of a request that computes. What waits for others shares nothing, so
+//! requests count by the share of their time that they compute, and only that share gets slower.
 
 use std::time::Duration;
 
@@ -28,7 +32,7 @@ const ACTIVATION: Duration = Duration::from_millis(2);
 const CREATION: Duration = Duration::from_millis(8);
 
 /// What is there for a request.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Outlook {
     /// A warm sandbox has room.
     pub warm: bool,
@@ -48,23 +52,38 @@ pub struct Outlook {
     pub running: u32,
     /// Cores that they share; none counts as one.
     pub cores: u32,
+    /// The share of its time that a request of the function computes, if that is known.
+    pub computes: Option<f64>,
 }
 
 impl Outlook {
     /// How much slower one more request is than with a core of its own.
     #[must_use]
     pub fn crowd(&self) -> f64 {
-        let cores = self.cores.max(1);
-        if self.running < cores {
+        if self.computing(self.running) < self.cores() {
             return 1.0;
         }
-        f64::from(self.running + self.waiting + 1) / f64::from(cores)
+        self.slowed(self.computing(self.running + self.waiting) + 1.0)
     }
 
     /// How much slower requests are that compute while this one does.
     #[must_use]
     pub fn sharing(&self) -> f64 {
-        (f64::from(self.running + 1) / f64::from(self.cores.max(1))).max(1.0)
+        self.slowed(self.computing(self.running) + 1.0)
+    }
+
+    fn cores(&self) -> f64 {
+        f64::from(self.cores.max(1))
+    }
+
+    /// How many of so many requests compute at once. One of which nothing is known does all the time.
+    fn computing(&self, requests: u32) -> f64 {
+        f64::from(requests) * self.computes.unwrap_or(1.0)
+    }
+
+    /// How much slower a request is when so many compute.
+    fn slowed(&self, computing: f64) -> f64 {
+        1.0 + self.computes.unwrap_or(1.0) * (computing / self.cores() - 1.0).max(0.0)
     }
 }
 
@@ -160,10 +179,9 @@ pub fn earliest(
         };
         return (place, None);
     };
-    let (crowd, cores) = (outlook.crowd(), outlook.cores.max(1));
-    let at_once = f64::from(outlook.busy.clamp(1, cores));
-    let turn = native.mul_f64(f64::from(outlook.waiting + 1) / at_once);
-    let shared = native.mul_f64(f64::from(outlook.busy) / at_once);
+    let (crowd, busy) = (outlook.crowd(), outlook.busy.max(1));
+    let slow = outlook.slowed(outlook.computing(busy));
+    let turns = f64::from(outlook.waiting + 1) / f64::from(busy) + 1.0;
     let places = [
         (outlook.warm, Place::Warm, native.mul_f64(crowd)),
         (outlook.wasm, Place::Wasm, wasm.mul_f64(crowd)),
@@ -172,7 +190,7 @@ pub fn earliest(
             Place::Parked,
             (measured.activation() + native).mul_f64(crowd),
         ),
-        (outlook.busy > 0, Place::Busy, turn + shared),
+        (outlook.busy > 0, Place::Busy, native.mul_f64(turns * slow)),
     ];
     // Of those that end alike, the one named first.
     let open = places.into_iter().filter(|(open, ..)| *open);
@@ -209,6 +227,7 @@ mod tests {
         wasm: true,
         running: 0,
         cores: 4,
+        computes: None,
     };
 
     #[test]
@@ -240,6 +259,14 @@ mod tests {
             let place = earliest(Outlook { waiting, ..taken }, &measured(62, 28, 1), true).0;
             assert_eq!(place, Place::Busy, "{waiting} wait");
         }
+    }
+
+    #[test]
+    fn requests_that_wait_for_others_take_no_core_from_each_other() {
+        let many = Outlook { warm: false, parked: false, busy: 2, running: 60, cores: 1, ..ALL };
+        let idle = Outlook { computes: Some(0.001), waiting: 4, ..many };
+        assert_eq!(earliest(idle, &measured(101, 100, 1), true).0, Place::Wasm);
+        assert!(idle.crowd() < 1.01 && idle.sharing() < 1.01);
     }
 
     #[test]

@@ -36,6 +36,9 @@ const STALE: u32 = 256;
 /// The share of the service time that exploring may cost.
 const EXPLORING: f64 = 0.01;
 
+/// The weight of the last request in the share of time that requests compute.
+const COMPUTES_WEIGHT: f64 = 1.0 / 16.0;
+
 /// Seconds that may be saved up for exploring.
 const SAVED_MAX: f64 = 10.0;
 
@@ -89,6 +92,8 @@ pub struct Decision {
     pub took: Option<Duration>,
     /// How much slower it was than with a core of its own, 1 where that is not known.
     pub sharing: f64,
+    /// How long it computed, where its tier tells.
+    pub computed: Option<Duration>,
     /// Its time in the queue.
     pub queued: Duration,
     /// From the choice until it was written to a warm sandbox.
@@ -179,6 +184,8 @@ struct State {
     estimates: [Estimate; Kind::ALL.len()],
     /// A request in each tier, with a core of its own.
     alone: [Estimate; 2],
+    /// The share of its time that a request computes, in Wasm, which tells.
+    computes: Option<f64>,
     accounts: Vec<Account>,
     concurrency: Concurrency,
     /// Sandboxes that there were when last looked.
@@ -199,6 +206,7 @@ impl Chooser {
             bounds,
             estimates: Default::default(),
             alone: Default::default(),
+            computes: None,
             accounts: vec![Account::new(now); bounds.max],
             concurrency: Concurrency::new(now),
             sandboxes: 0,
@@ -365,7 +373,14 @@ impl State {
     fn shared(&self, in_flight: usize, outlook: Outlook) -> Outlook {
         let others = u32::try_from(in_flight.saturating_sub(1)).unwrap_or(u32::MAX);
         let running = others.saturating_sub(outlook.waiting);
-        Outlook { running, cores: self.bounds.cores, ..outlook }
+        Outlook { running, cores: self.bounds.cores, computes: self.computes, ..outlook }
+    }
+
+    /// A request of `took`, as if alone, computed for so long.
+    fn computed(&mut self, took: Duration, computed: Duration) {
+        let share = (computed.as_secs_f64() / took.as_secs_f64().max(1e-9)).min(1.0);
+        let before = self.computes.unwrap_or(share);
+        self.computes = Some(before + (share - before) * COMPUTES_WEIGHT);
     }
 
     /// How many sandboxes are worth having: those up to this request's own, and in a burst those
@@ -442,6 +457,9 @@ impl State {
         }
         if let Some(took) = decision.took {
             self.measured(decision.tier, took, decision.sharing);
+            if let Some(computed) = decision.computed {
+                self.computed(took.div_f64(decision.sharing.max(1.0)), computed);
+            }
             self.saved = (self.saved + took.as_secs_f64() * EXPLORING).min(SAVED_MAX);
             let (price, measured) = (self.price(), self.expectations());
             let excess = match decision.tier {
@@ -500,6 +518,7 @@ mod tests {
         wasm: true,
         running: 0,
         cores: 0,
+        computes: None,
     };
     const WARM: Outlook = Outlook { warm: true, sandboxes: 1, ..COLD };
 
@@ -524,6 +543,7 @@ mod tests {
                 expected: None,
                 took: Some(took),
                 sharing: 1.0,
+                computed: None,
                 queued: Duration::ZERO,
                 forward: None,
                 trace_id: TraceId::INVALID,
