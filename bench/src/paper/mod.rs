@@ -276,7 +276,7 @@ mod tests {
         let results = Results::new("paper", 1);
         let page = page(&[section], &results, &Effort::reduced(), Duration::ZERO, false);
         let (before, after) = page.split_once("## A paper").expect("a section");
-        assert!(before.contains("Contradicts") && !before.contains("Agrees"));
+        assert!(before.contains("**Contradicts.**") && !before.contains("**Agrees.**"));
         assert!(after.contains("**Agrees.** The paper: Wasm is smaller. Here: it is."));
     }
 }
