@@ -4,6 +4,7 @@
 //! at once, so a busy host makes few system calls, and a stalled terminal loses lines (counted)
 //! rather than stalling requests.
 
+use std::fmt::Write as _;
 use std::io::Write;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -86,6 +87,9 @@ impl AccessLog {
     pub fn write(&self, record: &Record, end: Instant, outcome: Outcome) {
         let error = record.problem.map(|kind| kind.name().into());
         let error = error.or_else(|| record.error_type(outcome));
+        if self.format == LogFormat::Text {
+            return self.push(text(record, end, error.as_deref()).as_bytes());
+        }
         let line = Line {
             time: humantime::format_rfc3339_millis(record.phases.wall(end)).to_string(),
             method: record.method.as_str(),
@@ -100,12 +104,8 @@ impl AccessLog {
             client: record.peer.client.map(|client| client.to_string()),
             trace_id: record.context.trace_id.to_string(),
         };
-        let text = match self.format {
-            // A struct of strings and numbers always serializes.
-            LogFormat::Json => serde_json::to_string(&line).unwrap_or_default(),
-            LogFormat::Text => line.text(),
-        };
-        self.push(text.as_bytes());
+        // A struct of strings and numbers always serializes.
+        self.push(&serde_json::to_vec(&line).unwrap_or_default());
     }
 
     /// Lines that were dropped so far.
@@ -142,28 +142,30 @@ impl Drop for AccessLog {
     }
 }
 
-impl Line<'_> {
-    fn text(&self) -> String {
-        let or_dash = |text: Option<&str>| text.unwrap_or("-").to_owned();
-        let mut text = format!(
-            "{} {} {} HTTP/{} {} {}B {:.3}ms function={} tier={} trace={}",
-            self.time,
-            self.method,
-            self.path,
-            self.protocol,
-            self.status,
-            self.bytes,
-            self.duration_ms,
-            or_dash(self.function),
-            or_dash(self.tier),
-            self.trace_id,
-        );
-        if let Some(error) = self.error {
-            text.push_str(" error=");
-            text.push_str(error);
-        }
-        text
+/// A line for people, written in one go: it is written for every request.
+fn text(record: &Record, end: Instant, error: Option<&str>) -> String {
+    let us = (end - record.phases.began()).as_micros();
+    let mut text = String::with_capacity(256);
+    let _ = write!(
+        text,
+        "{} {} {} HTTP/{} {} {}B {}.{:03}ms function={} tier={} trace={}",
+        humantime::format_rfc3339_millis(record.phases.wall(end)),
+        record.method,
+        record.uri.path(),
+        protocol_version(record.version),
+        record.status.as_u16(),
+        record.sent,
+        us / 1_000,
+        us % 1_000,
+        record.function.as_ref().map_or("-", |function| function.name()),
+        record.tier.map_or("-", |(tier, _)| tier.name()),
+        record.context.trace_id,
+    );
+    if let Some(error) = error {
+        text.push_str(" error=");
+        text.push_str(error);
     }
+    text
 }
 
 fn write_lines(shared: &Shared, mut out: impl Write) {

@@ -236,10 +236,13 @@ impl Record {
     pub fn server_timing(&self, now: Instant) -> Option<HeaderValue> {
         use std::fmt::Write as _;
         let (tier, _) = self.tier?;
-        let mut text = format!("tier;desc=\"{}\"", tier.name());
+        let mut text = String::with_capacity(128);
+        let _ = write!(text, "tier;desc=\"{}\"", tier.name());
         for interval in self.phases.intervals(now) {
-            let ms = interval.duration().as_secs_f64() * 1e3;
-            let _ = write!(text, ", {};dur={ms:.3}", interval.phase.name());
+            let us = interval.duration().as_micros();
+            // Whole numbers are written in a fraction of the time that a float takes.
+            let (ms, us) = (us / 1_000, us % 1_000);
+            let _ = write!(text, ", {};dur={ms}.{us:03}", interval.phase.name());
         }
         HeaderValue::try_from(text).ok()
     }
