@@ -241,14 +241,43 @@ fn the_last_spans_are_exported_before_the_host_ends() {
 }
 
 #[test]
-fn a_collector_that_hangs_holds_up_no_request() {
-    let collector = Collector::start();
-    collector.behave(Behaviour::Hang);
-    let mut baton = told(&collector, Setup::new().wasm("hello")).start();
+fn a_collector_that_hangs_refuses_fails_or_is_not_there_changes_nothing_for_clients() {
+    for behaviour in [Behaviour::Hang, Behaviour::Busy, Behaviour::Fail, Behaviour::Reset] {
+        let collector = Collector::start();
+        collector.behave(behaviour);
+        assert_undisturbed(&mut told(&collector, Setup::new().wasm("hello")).start());
+        assert!(!collector.requests().is_empty(), "{behaviour:?}");
+    }
+    let nobody = Setup::new().wasm("hello").telemetry(r#"endpoint = "http://127.0.0.1:1""#);
+    assert_undisturbed(&mut nobody.start());
+}
+
+#[track_caller]
+fn assert_undisturbed(baton: &mut Baton) {
     for _ in 0..100 {
+        assert_eq!(baton.get("/hello").body(), "hello, world\n");
+    }
+    assert!(baton.stop().success());
+}
+
+#[test]
+fn what_a_busy_collector_does_not_take_arrives_later_and_once() {
+    let collector = Collector::start();
+    collector.behave(Behaviour::Busy);
+    let mut baton = told(&collector, Setup::new().wasm("hello")).start();
+    for _ in 0..50 {
+        assert_eq!(baton.get("/hello").status(), 200);
+    }
+    wait_for("it was refused", || (!collector.requests().is_empty()).then_some(()));
+    collector.behave(Behaviour::Accept);
+    for _ in 0..50 {
         assert_eq!(baton.get("/hello").status(), 200);
     }
     assert!(baton.stop().success());
+    let spans = collector.spans();
+    let servers = spans.iter().filter(|span| span.kind == SpanKind::Server);
+    let ids: std::collections::BTreeSet<&str> = servers.clone().map(|s| &*s.span_id).collect();
+    assert_eq!((servers.count(), ids.len()), (100, 100));
 }
 
 #[test]
