@@ -50,6 +50,7 @@ fn cases(function: &str) -> Vec<Case> {
             post((0..=255).collect::<Vec<u8>>(), 200),
             post(vec![b'x'; 1 << 20], 200),
         ],
+        "traced" => vec![get("/", 200), get("/broken", 200), get("/nowhere", 404)],
         "float-operation" => vec![
             post("", 200),
             post("{}", 200),
@@ -292,6 +293,11 @@ async fn assert_equal(function: &str) {
             assert_eq!(problem["status"], case.status, "{about}: {problem}");
         }
     }
+}
+
+#[tokio::test]
+async fn traced_answers_alike_in_both_builds() {
+    assert_equal("traced").await;
 }
 
 #[tokio::test]

@@ -25,4 +25,5 @@ mod storm;
 mod streams;
 mod third;
 mod tiers;
+mod told;
 mod tracing;
