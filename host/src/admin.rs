@@ -210,6 +210,7 @@ async fn trace(
     let mut found = host.observer.recent.get(id);
     let linked = |trace: &baton_otel::Trace| trace.root.links.iter().any(|(other, _)| *other == id);
     found.extend(host.observer.recent.list().into_iter().filter(|trace| linked(trace)));
+    let found = baton_otel::join(&found);
     if found.is_empty() {
         return problem(StatusCode::NOT_FOUND, "no such trace among the last ones");
     }
@@ -217,9 +218,9 @@ async fn trace(
         .get(header::ACCEPT)
         .is_some_and(|accept| accept.as_bytes().starts_with(b"text/plain"));
     if plain {
-        found.iter().map(|trace| trace.render()).collect::<Vec<_>>().join("\n").into_response()
+        found.iter().map(baton_otel::Trace::render).collect::<Vec<_>>().join("\n").into_response()
     } else {
-        let traces: Vec<_> = found.iter().map(|trace| trace.to_json()).collect();
+        let traces: Vec<_> = found.iter().map(baton_otel::Trace::to_json).collect();
         Json(json!({ "traces": traces })).into_response()
     }
 }

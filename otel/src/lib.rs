@@ -11,6 +11,7 @@ mod client;
 mod complaint;
 pub mod context;
 mod encode;
+mod join;
 pub mod log;
 pub mod metrics;
 pub mod names;
@@ -23,6 +24,7 @@ pub mod settings;
 pub mod span;
 
 pub use context::{RequestContext, Sampler, TraceParent};
+pub use join::join;
 pub use log::{Log, Severity};
 pub use opentelemetry::{KeyValue, StringValue, Value, trace::SpanId, trace::TraceId};
 pub use pipeline::{StartError, Telemetry};

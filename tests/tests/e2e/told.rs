@@ -73,6 +73,28 @@ fn a_functions_spans_nest_below_the_hosts_in_wasm() {
 }
 
 #[test]
+fn the_last_traces_show_a_functions_spans_in_their_place() {
+    for (tier, caller) in [("wasm", "baton.component.handle"), ("native", "baton.forward")] {
+        let baton = Setup::new().function("traced", tier).component("traced").executable("traced");
+        let baton = baton.start();
+        wait_until("it answers", || ask(&baton, 1, "/traced", true) == 200);
+        assert_eq!(ask(&baton, 2, "/traced", true), 200);
+        let path = format!("/v1/traces/{:032x}", 2);
+        // What a native function writes is read a little later.
+        let root = wait_for("all is there", || {
+            let found = baton.administration(&path);
+            let traces = found["traces"].as_array().unwrap().clone();
+            let [trace] = traces.try_into().ok()?;
+            trace.to_string().contains("\"work\"").then(|| trace["root"].clone())
+        });
+        let last = root["children"].as_array().unwrap().last().unwrap();
+        assert_eq!(last["name"], caller, "{root:#}");
+        let work = last["children"].as_array().unwrap().last().unwrap();
+        assert_eq!((&work["name"], &work["children"][0]["name"]), (&"work".into(), &"add".into()));
+    }
+}
+
+#[test]
 fn a_functions_spans_nest_below_the_hosts_natively() {
     let collector = Collector::start();
     let baton = told(&collector, "traced", "native");
