@@ -122,7 +122,10 @@ fn an_answer_that_broke_off_is_seen_as_such_in_http_1_and_2_and_never_repeated()
             // 18: closed with data outstanding; 92: the stream was reset.
             let wanted = if protocol == "--http1.1" { 18 } else { 92 };
             assert_eq!(output.status.code(), Some(wanted), "{path} {protocol}");
-            assert_eq!(output.stdout, b"some of it\n", "{path} {protocol}");
+            // The reset of a stream may overtake what was written to it before.
+            let came = output.stdout == b"some of it\n";
+            let overtaken = protocol != "--http1.1" && output.stdout.is_empty();
+            assert!(came || overtaken, "{path} {protocol}: {:?}", output.stdout);
         }
     }
 }
