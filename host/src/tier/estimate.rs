@@ -93,7 +93,7 @@ impl Estimate {
     }
 
     /// The mean, with what lies above the 95th percentile counted as that. Of an eighth of the
-    /// observations, [`LAG`] at most, nothing may be seen yet: a new mean takes as long as a few
+    /// observations, `LAG` at most, nothing may be seen yet: a new mean takes as long as a few
     /// hundred additions.
     #[must_use]
     pub fn expected(&mut self) -> Option<Duration> {

@@ -185,7 +185,9 @@ impl AsyncWrite for Output {
 mod tests {
     use super::*;
 
-    fn recording() -> (Arc<Log>, Arc<Mutex<Vec<(SpanId, String)>>>) {
+    type Recorded = Arc<Mutex<Vec<(SpanId, String)>>>;
+
+    fn recording() -> (Arc<Log>, Recorded) {
         let lines: Arc<Mutex<Vec<_>>> = Arc::default();
         let told = Arc::clone(&lines);
         let sink = move |line: Line<'_>| {

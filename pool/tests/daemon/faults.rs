@@ -195,7 +195,7 @@ fn a_stub_killed_at_its_exec_is_gone_with_its_signal() {
     let sandbox = daemon.park(1);
     let (pid, run) = (sandbox.pid.cast_signed(), daemon.run.clone());
     let started = std::thread::spawn({
-        let traced = std::sync::mpsc::channel();
+        let traced = std::sync::mpsc::sync_channel(1);
         let (told, heard) = traced;
         let killer = std::thread::spawn(move || {
             kill_at(pid, libc::SYS_execveat, || told.send(()).unwrap());
