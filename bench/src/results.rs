@@ -97,11 +97,15 @@ impl Results {
         Ok(path)
     }
 
-    /// Writes it to a file, whole or not at all.
+    /// Writes it to a file, whole or not at all; what is no regular file (`/dev/null`, a pipe) is
+    /// written to and not replaced.
     ///
     /// # Errors
     /// When it cannot be written.
     pub fn write_to(&self, path: &Path) -> anyhow::Result<()> {
+        if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+            return Ok(fs::write(path, serde_json::to_vec_pretty(self)?)?);
+        }
         let directory = path.parent().filter(|path| !path.as_os_str().is_empty());
         let directory = directory.unwrap_or(Path::new("."));
         fs::create_dir_all(directory)?;
@@ -203,6 +207,20 @@ mod tests {
         let file = tempfile::NamedTempFile::new().expect("a file");
         fs::write(file.path(), text).expect("a writable file");
         read(file.path()).expect_err("a fault").to_string()
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_written_to_and_stays() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let pipe = directory.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+        let reader = std::thread::spawn({
+            let pipe = pipe.clone();
+            move || fs::read_to_string(pipe).expect("what was written")
+        });
+        Results::new("run", 1).write_to(&pipe).expect("a reader is there");
+        assert!(reader.join().expect("a reader").contains("\"run\""));
+        assert!(!fs::metadata(&pipe).expect("the pipe").is_file());
     }
 
     #[test]

@@ -91,12 +91,14 @@ impl Server {
         let spawn_error = |source| StartError::Spawn { program: program.clone(), source };
         let errors = File::options().create(true).append(true).open(log).map_err(spawn_error)?;
         // The end of the log says why it ended; a backtrace would push that out.
+        let output = errors.try_clone().map_err(spawn_error)?;
         command.stderr(errors).env("RUST_BACKTRACE", "0");
         match announced {
             Announced::Lines(_) => command.stdin(Stdio::null()).stdout(Stdio::piped()),
             Announced::Port(_) => command.stdin(Stdio::null()).stdout(Stdio::null()),
-            // The listener is its standard input.
-            Announced::Inherited(_) => command.stdout(Stdio::null()),
+            // The listener is its standard input. Container runtimes give all three streams to the
+            // container's user: `/dev/null` must not be one.
+            Announced::Inherited(_) => command.stdout(output),
         };
         let begun = Instant::now();
         // Children have the cores of the thread that starts them.

@@ -172,7 +172,10 @@ fn spawn(program: &Path, arguments: &[String], name: &Path) -> anyhow::Result<St
     let connection = UnixStream::from_std(connection)?;
     let (stdout, stdout_writer) = io::pipe()?;
     let (stderr, stderr_writer) = io::pipe()?;
+    // A runtime gives its standard streams to the container's user, `/dev/null` among them.
+    let (stdin, _) = io::pipe()?;
     let mut actions = PosixSpawnFileActions::init()?;
+    actions.add_dup2(stdin.as_raw_fd(), 0)?;
     actions.add_dup2(stdout_writer.as_raw_fd(), 1)?;
     actions.add_dup2(stderr_writer.as_raw_fd(), 2)?;
     actions.add_dup2(listener.as_raw_fd(), 3)?;
