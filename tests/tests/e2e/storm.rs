@@ -87,7 +87,7 @@ fn no_request_fails_while_sandboxes_are_killed_for_three_seconds() {
 }
 
 #[test]
-#[ignore = "a minute; run by just test-storm"]
+#[ignore = "a minute of CI for what three seconds show as well; run by just test-storm"]
 fn no_request_fails_while_sandboxes_are_killed_for_a_minute() {
     rages_for(Duration::from_secs(60));
 }
