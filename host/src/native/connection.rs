@@ -40,7 +40,7 @@ impl Connection {
     /// When the connection is broken already.
     pub(crate) async fn new(stream: Stream) -> Result<Self, hyper::Error> {
         let written = Arc::new(AtomicBool::new(false));
-        let stream = Noted { stream, written: Arc::clone(&written) };
+        let stream = Patient { stream, written: Arc::clone(&written) };
         let spoken = http1::handshake::<_, RequestBody>(TokioIo::new(stream)).await?;
         let (sender, dispatch): (_, Dispatch<_, _>) = spoken;
         Ok(Self { sender, driver: Some(Box::pin(dispatch.with_upgrades())), written })
@@ -96,22 +96,33 @@ fn drive(driver: &mut Option<Driver>, cx: &mut Context<'_>) {
     }
 }
 
-/// A stream that notes when something was written.
-struct Noted {
+/// A stream that notes when something was written, and that is still read when no more of it is
+/// taken: a function may answer and close before it has read all of a request (RFC 9112, section
+/// 9.3), and its answer lies in the socket then. The end of the connection ends the wait.
+struct Patient {
     stream: Stream,
     written: Arc<AtomicBool>,
 }
 
-impl Noted {
+impl Patient {
     fn note(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if matches!(polled, Poll::Ready(Ok(1..))) {
-            self.written.store(true, Relaxed);
+        match &polled {
+            Poll::Ready(Ok(1..)) => self.written.store(true, Relaxed),
+            Poll::Ready(Err(error)) if is_end(error) && self.written.load(Relaxed) => {
+                return Poll::Pending;
+            }
+            _ => {}
         }
         polled
     }
 }
 
-impl AsyncRead for Noted {
+/// Whether the other side takes no more.
+fn is_end(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
+}
+
+impl AsyncRead for Patient {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -121,7 +132,7 @@ impl AsyncRead for Noted {
     }
 }
 
-impl AsyncWrite for Noted {
+impl AsyncWrite for Patient {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

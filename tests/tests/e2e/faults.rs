@@ -113,6 +113,16 @@ fn a_body_is_repeated_whole_up_to_the_bound_and_not_past_it() {
 }
 
 #[test]
+fn an_answer_that_was_given_before_the_body_was_read_reaches_the_client() {
+    let baton = warm(setup("hybrid").with("retry = \"never\""));
+    for length in [1, REPLAYED, 16 * REPLAYED].repeat(20) {
+        let answer = baton.post("/f?early", "x".repeat(length));
+        assert_eq!((answer.status().as_u16(), answer.body().len()), (200, 100_000));
+        assert_eq!(tier_of(&answer), "native");
+    }
+}
+
+#[test]
 fn an_answer_that_broke_off_is_seen_as_such_in_http_1_and_2_and_never_repeated() {
     for path in ["/f?half", "/f?chunks"] {
         for protocol in ["--http1.1", "--http2-prior-knowledge"] {

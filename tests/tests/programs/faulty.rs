@@ -7,6 +7,7 @@
 //! | `deaf` | the same, but reads no more from the connection, so that what is written there is refused, and ends soon after |
 //! | `last` | answers, closes the connection, and ends when another waits to be accepted |
 //! | `swallow` | reads the body to its end, and ends |
+//! | `early` | answers 100,000 bytes with the head read, leaves the body where it is, and closes the connection |
 //! | `reset` | ends with the head read, and the body left where it is |
 //! | `half` | answers with half of what it announces, and ends |
 //! | `chunks` | answers with a chunk of a body that has no length, and ends |
@@ -75,6 +76,11 @@ fn serve(listener: &UnixListener, stream: UnixStream) {
                 exit(1)
             }
             "reset" => exit(1),
+            "early" => {
+                let head = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 100000\r\n\r\n";
+                say(&(head.to_owned() + &"x".repeat(100_000)));
+                return;
+            }
             "half" => {
                 say("HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nsome of it\n");
                 exit(1)
