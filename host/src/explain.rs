@@ -76,7 +76,7 @@ fn estimates(summaries: &[(Kind, Summary)]) -> Value {
 fn break_even(explanation: &Explanation) -> Value {
     let measured = &explanation.measured;
     let Some(wasm) = measured.wasm() else { return Value::Null };
-    let (excess, making) = (measured.excess_of_wasm(wasm), measured.making());
+    let (excess, making) = (measured.excess_of_wasm(wasm), explanation.making);
     let requests = |share: f64| {
         let many = (making.as_secs_f64() * share / excess.as_secs_f64()).ceil();
         #[expect(

@@ -119,10 +119,11 @@ impl Measured {
         self.activation.unwrap_or(ACTIVATION)
     }
 
-    /// What a sandbox costs to make.
+    /// What a sandbox costs to make: of one that was created ahead and `parked`, the activation alone.
     #[must_use]
-    pub fn making(&self) -> Duration {
-        self.creation.unwrap_or(CREATION) + self.activation()
+    pub fn making(&self, parked: bool) -> Duration {
+        let creation = if parked { Duration::ZERO } else { self.creation.unwrap_or(CREATION) };
+        creation + self.activation()
     }
 
     /// The excess of a request that took `took` in Wasm: what it lost against the native build.

@@ -160,6 +160,8 @@ pub struct Explanation {
     pub summaries: Vec<(Kind, Summary)>,
     /// What the choice takes for granted.
     pub measured: Measured,
+    /// What a sandbox costs to make.
+    pub making: Duration,
     /// How far the first sandbox is from paying, 1 to 0.
     pub debt: f64,
     /// Where the next request would go under `adaptive`.
@@ -190,6 +192,8 @@ struct State {
     concurrency: Concurrency,
     /// Sandboxes that there were when last looked.
     sandboxes: usize,
+    /// Whether one was parked when last looked.
+    parked: bool,
     /// Requests since each tier was measured.
     unmeasured: [u32; 2],
     /// Seconds that exploring may cost now.
@@ -210,6 +214,7 @@ impl Chooser {
             accounts: vec![Account::new(now); bounds.max],
             concurrency: Concurrency::new(now),
             sandboxes: 0,
+            parked: true,
             unmeasured: [0; 2],
             saved: 0.0,
             counts: BTreeMap::new(),
@@ -258,6 +263,7 @@ impl Chooser {
         Explanation {
             summaries: summaries.into_iter().flatten().collect(),
             measured,
+            making: measured.making(state.parked),
             debt: state.accounts.first().map_or(1.0, |account| account.debt(now, &price)),
             next: state.plan(now, in_flight, outlook),
             burst: state.concurrency.burst(),
@@ -307,7 +313,7 @@ impl State {
     }
 
     fn price(&mut self) -> Price {
-        let making = self.expectations().making().as_secs_f64();
+        let making = self.expectations().making(self.parked).as_secs_f64();
         Price { making, held: Some(self.bounds.idle_timeout) }
     }
 
@@ -324,6 +330,7 @@ impl State {
             let gone = there.min(self.accounts.len())..self.sandboxes.clamp(there, self.bounds.max);
             self.accounts[gone].iter_mut().for_each(|account| account.evicted(now));
             self.sandboxes = there;
+            self.parked = outlook.parked;
         }
         let room = self.sandboxes * self.bounds.concurrency;
         self.concurrency.observe(now, in_flight, room);
@@ -429,7 +436,7 @@ impl State {
                     && outlook.parked
                     && native >= wasm
                     && self.sandboxes == 0
-                    && self.saved >= difference + measured.making().as_secs_f64() =>
+                    && self.saved >= difference + measured.making(false).as_secs_f64() =>
             {
                 Some(Exploration::Sandbox)
             }
@@ -446,7 +453,7 @@ impl State {
             // The next probe waits for this one's result.
             self.unmeasured = [0; 2];
         } else if plan.prepare.is_some() && native >= wasm {
-            self.saved -= measured.making().as_secs_f64();
+            self.saved -= measured.making(false).as_secs_f64();
         }
     }
 
@@ -574,9 +581,9 @@ mod tests {
     #[test]
     fn a_short_function_gets_one_only_when_its_losses_have_paid_for_it() {
         let mut trial = Trial::new();
-        // 100 µs in Wasm lose 47 µs by the prior; a sandbox costs 10 ms.
+        // 100 µs in Wasm lose 47 µs by the prior; activating a sandbox costs 2 ms.
         let needed = trial.until_a_sandbox_pays(Duration::from_micros(100));
-        assert!((190..240).contains(&needed), "{needed}");
+        assert!((38..48).contains(&needed), "{needed}");
     }
 
     #[test]
