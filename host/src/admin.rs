@@ -169,9 +169,9 @@ fn describe(function: &Function) -> Value {
     });
     json!({
         "name": function.name(),
-        "route": &*function.route,
+        "route": &*function.labels.route,
         "policy": function.spec.policy,
-        "digest": &*function.digest,
+        "digest": &*function.labels.digest,
         "component": component,
         "requests": requests,
         "service_times": crate::explain::service_times(function),
@@ -210,7 +210,7 @@ async fn trace(
     let mut found = host.observer.recent.get(id);
     let linked = |trace: &baton_otel::Trace| trace.root.links.iter().any(|(other, _)| *other == id);
     found.extend(host.observer.recent.list().into_iter().filter(|trace| linked(trace)));
-    let found = baton_otel::join(&found);
+    let found = baton_otel::join(found);
     if found.is_empty() {
         return problem(StatusCode::NOT_FOUND, "no such trace among the last ones");
     }

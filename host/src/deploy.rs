@@ -97,7 +97,7 @@ impl Deployer {
         let mut list = Vec::new();
         for deployment in deployments {
             let same = |function: &&Arc<Function>| {
-                function.spec == deployment.spec && *function.digest == deployment.digest
+                function.spec == deployment.spec && *function.labels.digest == deployment.digest
             };
             if let Some(kept) = current.list().iter().find(same) {
                 list.push(Arc::clone(kept));

@@ -20,12 +20,8 @@ use crate::wasm::{LoadError, Program, Source};
 pub struct Function {
     /// What the manifest says of it.
     pub spec: manifest::Function,
-    /// Its name.
-    pub name: Arc<str>,
-    /// Its route as text, `http.route`.
-    pub route: Arc<str>,
-    /// The digest of its artifacts, which names the revision.
-    pub digest: Arc<str>,
+    /// What its traces call it.
+    pub labels: Arc<Labels>,
     /// Bounds its requests.
     pub gate: Gate,
     /// Its component, loaded or being loaded.
@@ -44,6 +40,19 @@ pub struct Function {
     pub counts: Arc<Counts>,
 }
 
+/// What the traces of a function's requests call it; they outlive the revision.
+#[derive(Debug)]
+pub struct Labels {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its route as text, `http.route`.
+    pub route: Arc<str>,
+    /// The digest of its artifacts, which names the revision.
+    pub digest: Arc<str>,
+    /// The digest of the manifest of the image that its native build is from, if it is from one.
+    pub image: Option<Arc<str>>,
+}
+
 impl Function {
     /// A revision whose component, if it has one, is yet to be loaded.
     #[must_use]
@@ -56,6 +65,12 @@ impl Function {
         scratch: Option<Arc<Scratch>>,
     ) -> Self {
         let limits = spec.limits;
+        let labels = Labels {
+            name: spec.name.as_str().into(),
+            route: spec.route.to_string().into(),
+            digest,
+            image: native.as_ref().and_then(|native| native.image().cloned()),
+        };
         let chooser = match &native {
             Some(native) => Arc::clone(native.chooser()),
             None => Arc::new(Chooser::new(NO_SANDBOXES, Instant::now())),
@@ -63,9 +78,7 @@ impl Function {
         Self {
             chooser,
             guard: guard(&spec, native.is_some()),
-            name: spec.name.as_str().into(),
-            route: spec.route.to_string().into(),
-            digest,
+            labels: Arc::new(labels),
             gate: Gate::new(Bounds {
                 concurrency: limits.concurrency,
                 queue: limits.queue,

@@ -190,7 +190,7 @@ fn warn(error: &(dyn std::error::Error + 'static)) {
 
 /// A component's output, bound to function and request.
 fn sink(observer: Arc<Observer>, function: &Function) -> LineSink {
-    let (name, digest) = (Arc::<str>::from(function.name()), Arc::clone(&function.digest));
+    let (name, digest) = (Arc::clone(&function.labels.name), Arc::clone(&function.labels.digest));
     Arc::new(move |line: Line<'_>| {
         let request = (line.trace_id, line.invocation);
         let writer = Writer {

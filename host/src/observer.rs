@@ -3,13 +3,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use baton_otel::names::attribute;
-use baton_otel::{KeyValue, Recent, Sampler, Telemetry, Trace};
+use baton_otel::{Recent, Sampler, Telemetry, Traceable};
 
 use crate::access::AccessLog;
 use crate::manifest::Keep;
 use crate::metrics::Metrics;
-use crate::record::{Outcome, Record};
+use crate::record::{Ended, Outcome, Record};
 
 /// Takes the records of requests that have ended.
 pub struct Observer {
@@ -41,12 +40,9 @@ impl Observer {
             function.chooser.ended(end, decision);
         }
         self.access.write(record, end, outcome);
-        if record.context.sampled {
-            self.trace(record.trace(end, outcome));
-        } else if let Some(why) = self.kept(record, end, outcome) {
-            let mut trace = record.trace(end, outcome);
-            trace.root.attributes.push(KeyValue::new(attribute::BATON_TAIL, why));
-            self.trace(trace);
+        let tail = if record.context.sampled { None } else { self.kept(record, end, outcome) };
+        if record.context.sampled || tail.is_some() {
+            self.trace(Ended::new(record, end, outcome, tail));
         }
     }
 
@@ -64,10 +60,12 @@ impl Observer {
         }
     }
 
-    /// Keeps and exports a trace.
-    pub fn trace(&self, trace: Trace) {
-        let trace = Arc::new(trace);
-        self.recent.push(Arc::clone(&trace));
-        self.telemetry.export(trace);
+    /// Keeps and exports what can become a trace.
+    pub fn trace(&self, trace: impl Traceable + 'static) {
+        let trace: Arc<dyn Traceable> = Arc::new(trace);
+        if self.telemetry.exports() {
+            self.telemetry.export(Arc::clone(&trace));
+        }
+        self.recent.push(trace);
     }
 }

@@ -20,13 +20,17 @@ use crate::stopwatch::Stopwatch;
 use crate::tier::chooser::Decision;
 use crate::tier::{Reason, Tier};
 
-mod trace;
+mod ended;
+
+pub use ended::Ended;
 
 /// How a request came in.
 #[derive(Debug)]
 pub struct Peer {
     /// The client's address; `None` on a Unix socket.
     pub client: Option<SocketAddr>,
+    /// The same without its port, as text.
+    pub address: Option<Arc<str>>,
     /// The address that it reached; `None` on a Unix socket.
     pub server: Option<SocketAddr>,
     /// Whether it came over TLS.
@@ -56,7 +60,8 @@ impl Peer {
         };
         let forwarded_for =
             address.and_then(|address| HeaderValue::try_from(address.to_string()).ok());
-        Self { client, server, secure: false, forwarded_for, node, place }
+        let text = client.map(|client| client.ip().to_string().into());
+        Self { client, address: text, server, secure: false, forwarded_for, node, place }
     }
 
     /// `http` or `https`.
@@ -201,6 +206,9 @@ impl Record {
     /// It is for `function`, which may have a share of its own of traces that are recorded; what the
     /// caller decided stays.
     pub fn found(&mut self, function: Arc<Function>) {
+        if !function.spec.egress.allow.is_empty() {
+            self.calls = Calls::kept();
+        }
         if let Some(sample) = function.spec.telemetry.sample
             && self.context.parent.is_none()
         {
@@ -252,6 +260,11 @@ impl Record {
     pub fn error_kind(&self, outcome: Outcome) -> Option<&'static str> {
         match (self.problem, outcome) {
             (_, Outcome::ClientGone) => Some("client-gone"),
+            (Some(problem::Kind::Crashed), Outcome::Complete) | (_, Outcome::Broken)
+                if self.out_of_memory =>
+            {
+                Some(problem::Kind::OutOfMemory.name())
+            }
             (_, Outcome::Broken) => Some("broken-response"),
             (Some(kind), Outcome::Complete) if kind.status().is_server_error() => Some(kind.name()),
             _ => None,

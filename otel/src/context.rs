@@ -32,6 +32,34 @@ pub fn new_trace_id() -> TraceId {
     RandomIdGenerator::default().new_trace_id()
 }
 
+/// Ids for the spans inside of a span, drawn from its own, which is random: the same ones in the same
+/// order each time, so that a trace can be made more than once.
+///
+/// The sequence is that of `SplitMix64` (Steele, Lea and Flood, OOPSLA '14).
+#[derive(Clone, Debug)]
+pub struct Inner(u64);
+
+impl Inner {
+    /// The ids inside of `span`.
+    #[must_use]
+    pub fn of(span: SpanId) -> Self {
+        Self(u64::from_be_bytes(span.to_bytes()))
+    }
+
+    /// The next one.
+    #[expect(clippy::should_implement_trait, reason = "there is always another")]
+    pub fn next(&mut self) -> SpanId {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        // The sequence has each number once, so of two in a row at most one is no id.
+        match z ^ (z >> 31) {
+            0 => self.next(),
+            id => SpanId::from(id),
+        }
+    }
+}
+
 /// The value of a `traceparent` header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceParent {
@@ -316,6 +344,17 @@ mod tests {
             prop_assume!(at > 2 && value[at] != byte);
             value[at] = byte;
             prop_assert_ne!(TraceParent::parse(&value), TraceParent::parse(CALLER.as_bytes()));
+        }
+
+        #[test]
+        fn the_ids_inside_of_a_span_are_always_the_same_and_differ_from_each_other(span: u64) {
+            let ids = |mut inner: Inner| [(); 100].map(|()| inner.next());
+            let drawn = ids(Inner::of(span.into()));
+            prop_assert_eq!(drawn, ids(Inner::of(span.into())));
+            let different: std::collections::BTreeSet<[u8; 8]> =
+                drawn.iter().map(|id| id.to_bytes()).collect();
+            prop_assert_eq!(different.len(), drawn.len());
+            prop_assert!(!drawn.contains(&SpanId::INVALID));
         }
 
         #[test]

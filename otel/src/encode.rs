@@ -1,17 +1,19 @@
 //! Traces, metrics and log records as OTLP export requests. The numbers are those of the fields in
 //! opentelemetry-proto 1.x, which do not change.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use opentelemetry::trace::{SpanId, TraceId};
+use opentelemetry::trace::SpanId;
 use opentelemetry::{Array, KeyValue, Value};
 
 use crate::log::{Log, Severity};
 use crate::metrics::{Data, Kind as MetricKind, Metric};
 use crate::proto::Writer;
-use crate::span::{Kind, Span, Status, Trace};
+use crate::span::{Kind, Span, Status};
+use crate::traceable::Traceable;
 
 /// Who sends: the resource, the name of the scope being Baton's.
 #[derive(Clone, Debug, Default)]
@@ -25,16 +27,18 @@ const SAMPLED: u32 = 1;
 const REMOTE_KNOWN: u32 = 0x100;
 const REMOTE: u32 = 0x200;
 const CUMULATIVE: u64 = 2;
+/// Bytes that a request's spans take, or a little more.
+const TRACE: usize = 2048;
 
 impl Sender {
     /// The request for these traces, spans in order, parents before children.
-    pub(crate) fn traces(&self, traces: &[Arc<Trace>]) -> Bytes {
-        self.request(|scope| {
+    pub(crate) fn traces(&self, traces: &[Arc<dyn Traceable>]) -> Bytes {
+        self.request(traces.len() * TRACE, |scope| {
             for trace in traces {
+                let trace = trace.trace();
                 let state = trace.tracestate.as_ref().and_then(|state| state.to_str().ok());
-                let state: Vec<&str> =
-                    state.unwrap_or_default().split(',').map(str::trim).collect();
-                let common = Common { trace_id: trace.trace_id, tracestate: &state.join(",") };
+                let tracestate = state.map_or(Cow::Borrowed(""), tight);
+                let common = Common { trace_id: trace.trace_id.to_bytes(), tracestate };
                 common.span(scope, &trace.root, trace.parent, trace.parent.is_some());
             }
         })
@@ -42,7 +46,7 @@ impl Sender {
 
     /// The request for these metrics, as they have been since `start`.
     pub(crate) fn metrics(&self, metrics: &[Metric], start: SystemTime, now: SystemTime) -> Bytes {
-        self.request(|scope| {
+        self.request(0, |scope| {
             for metric in metrics.iter().filter(|metric| !metric.points.is_empty()) {
                 scope.message(2, |message| write_metric(message, metric, nanos(start), nanos(now)));
             }
@@ -51,7 +55,7 @@ impl Sender {
 
     /// The request for these log records.
     pub(crate) fn logs(&self, logs: &[Log]) -> Bytes {
-        self.request(|scope| {
+        self.request(0, |scope| {
             for log in logs {
                 scope.message(2, |message| write_log(message, log));
             }
@@ -59,8 +63,8 @@ impl Sender {
     }
 
     /// What all three have in common: one resource, one scope.
-    fn request(&self, fill: impl FnOnce(&mut Writer)) -> Bytes {
-        let mut writer = Writer::default();
+    fn request(&self, about: usize, fill: impl FnOnce(&mut Writer)) -> Bytes {
+        let mut writer = Writer::with_capacity(about);
         writer.message(1, |of_resource| {
             of_resource.message(1, |resource| attributes(resource, 1, &self.resource));
             of_resource.message(2, |of_scope| {
@@ -75,10 +79,19 @@ impl Sender {
     }
 }
 
+/// A `tracestate` without white space between its members.
+fn tight(state: &str) -> Cow<'_, str> {
+    if state.contains([' ', '\t']) {
+        state.split(',').map(str::trim).collect::<Vec<_>>().join(",").into()
+    } else {
+        state.into()
+    }
+}
+
 /// What the spans of a trace have in common.
 struct Common<'a> {
-    trace_id: TraceId,
-    tracestate: &'a str,
+    trace_id: [u8; 16],
+    tracestate: Cow<'a, str>,
 }
 
 impl Common<'_> {
@@ -90,10 +103,10 @@ impl Common<'_> {
     }
 
     fn write(&self, message: &mut Writer, span: &Span, parent: Option<SpanId>, remote: bool) {
-        message.bytes(1, &self.trace_id.to_bytes());
+        message.bytes(1, &self.trace_id);
         message.bytes(2, &span.span_id.to_bytes());
         if !self.tracestate.is_empty() {
-            message.string(3, self.tracestate);
+            message.string(3, &self.tracestate);
         }
         if let Some(parent) = parent {
             message.bytes(4, &parent.to_bytes());

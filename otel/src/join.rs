@@ -1,15 +1,13 @@
 //! The parts of a trace put together: what a function told of itself goes below the host's span that
 //! called it.
 
-use std::sync::Arc;
-
 use crate::span::{Span, Trace};
 
 /// The traces with each part that belongs below a span of another in its place; those that remain
 /// keep their order.
 #[must_use]
-pub fn join(parts: &[Arc<Trace>]) -> Vec<Trace> {
-    let mut traces: Vec<Trace> = parts.iter().map(|part| Trace::clone(part)).collect();
+pub fn join(parts: Vec<Trace>) -> Vec<Trace> {
+    let mut traces = parts;
     let mut at = 0;
     while at < traces.len() {
         let part = traces.remove(at);
@@ -47,19 +45,19 @@ mod tests {
     use super::*;
     use std::time::{Duration, SystemTime};
 
-    fn part(trace: u128, parent: u64, id: u64, start: u64) -> Arc<Trace> {
+    fn part(trace: u128, parent: u64, id: u64, start: u64) -> Trace {
         let at = SystemTime::UNIX_EPOCH + Duration::from_secs(start);
         let root = Span { span_id: id.into(), ..Span::new(format!("s{id}"), at, at) };
         let parent = (parent != 0).then(|| parent.into());
-        Arc::new(Trace { trace_id: trace.into(), parent, root, tracestate: None })
+        Trace { trace_id: trace.into(), parent, root, tracestate: None }
     }
 
-    fn drawn(parts: &[Arc<Trace>]) -> Vec<String> {
+    fn drawn(parts: &[Trace]) -> Vec<String> {
         fn draw(span: &Span) -> String {
             let inner: Vec<String> = span.children.iter().map(draw).collect();
             format!("{}({})", span.name, inner.join(" "))
         }
-        join(parts).iter().map(|trace| draw(&trace.root)).collect()
+        join(parts.to_vec()).iter().map(|trace| draw(&trace.root)).collect()
     }
 
     #[test]

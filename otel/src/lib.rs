@@ -3,9 +3,10 @@
 //! the pipeline that exports all of it over OTLP.
 //!
 //! The request path does not trace as it goes. The host records the phases of a request in a
-//! struct of its own and, at the end, builds one [`Trace`] from it when the request is sampled;
-//! that value is handed to [`Recent`] and to [`Telemetry`] once. Nothing in this crate knows
-//! Wasmtime, sandboxes or the HTTP server, reads the process's environment, or prints.
+//! struct of its own and, at the end of one that is sampled, hands what is left of it to [`Recent`] and
+//! to [`Telemetry`]: a [`Traceable`], which becomes a [`Trace`] when it is sent or asked for. Nothing
+//! in this crate knows Wasmtime, sandboxes or the HTTP server, reads the process's environment, or
+//! prints.
 
 mod client;
 mod complaint;
@@ -22,6 +23,7 @@ mod queue;
 pub mod recent;
 pub mod settings;
 pub mod span;
+pub mod traceable;
 
 pub use context::{RequestContext, Sampler, TraceParent};
 pub use join::join;
@@ -32,3 +34,4 @@ pub use queue::Counts;
 pub use recent::Recent;
 pub use settings::{Config, Environment};
 pub use span::{Event, Kind, Span, Status, Trace};
+pub use traceable::Traceable;

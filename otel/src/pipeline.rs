@@ -34,7 +34,7 @@ use crate::metrics::Metric;
 use crate::names::attribute;
 use crate::queue::{Counts, Queue};
 use crate::settings::{Config, Environment, InvalidEndpoint, Settings, Target};
-use crate::span::Trace;
+use crate::traceable::Traceable;
 
 /// Pauses before a batch is sent again that the collector could not take for the moment.
 const AGAIN: [Duration; 3] =
@@ -117,9 +117,9 @@ impl Telemetry {
     }
 
     /// Hands a trace over for export; never waits.
-    pub fn export(&self, trace: Arc<Trace>) {
+    pub fn export(&self, trace: Arc<dyn Traceable>) {
         if let Some(queue) = self.exporter.as_ref().and_then(|exporter| exporter.traces.as_ref()) {
-            let spans = trace.root.count();
+            let spans = trace.spans();
             queue.push(trace, spans);
         }
     }
@@ -178,7 +178,7 @@ impl fmt::Debug for Source {
 /// What the handle shares with the thread, and how it ends the thread.
 #[derive(Debug)]
 struct Exporter {
-    traces: Option<Arc<Queue<Arc<Trace>>>>,
+    traces: Option<Arc<Queue<Arc<dyn Traceable>>>>,
     logs: Option<Arc<Queue<Log>>>,
     metrics: Source,
     stop: Mutex<Option<Stop>>,
@@ -245,7 +245,7 @@ fn with_sdk(mut resource: Vec<KeyValue>) -> Vec<KeyValue> {
 /// What the thread begins with. Its runtime and its clients live and die on it, since neither may be
 /// dropped by a task of the host's runtime.
 struct Thread {
-    traces: Option<(Arc<Queue<Arc<Trace>>>, Target)>,
+    traces: Option<(Arc<Queue<Arc<dyn Traceable>>>, Target)>,
     metrics: Option<(Source, Target)>,
     logs: Option<(Arc<Queue<Log>>, Target)>,
     sender: Arc<encode::Sender>,
@@ -279,7 +279,7 @@ impl Thread {
         let Self { traces, metrics, logs, sender } = self;
         let traces = traces.map(|(queue, target)| {
             let sender = Arc::clone(&sender);
-            let encode = Box::new(move |batch: &[Arc<Trace>]| sender.traces(batch));
+            let encode = Box::new(move |batch: &[Arc<dyn Traceable>]| sender.traces(batch));
             let way = Way::new("spans", "trace.v1.TraceService", &target)?;
             Ok::<_, StartError>(Batches { queue, encode, way })
         });
@@ -309,7 +309,7 @@ impl Thread {
 
 /// One sender a signal.
 struct Senders {
-    traces: Option<Batches<Arc<Trace>>>,
+    traces: Option<Batches<Arc<dyn Traceable>>>,
     metrics: Option<Readings>,
     logs: Option<Batches<Log>>,
 }

@@ -4,11 +4,11 @@
 //! would copy each key and value into strings of their own first, which costs more than the request
 //! itself; here they go from the trace straight into the bytes that are sent.
 
-use bytes::{BufMut, BytesMut};
+use bytes::Bytes;
 
 /// A message under construction.
 #[derive(Debug, Default)]
-pub(crate) struct Writer(BytesMut);
+pub(crate) struct Writer(Vec<u8>);
 
 const VARINT: u32 = 0;
 const FIXED64: u32 = 1;
@@ -16,16 +16,21 @@ const DELIMITED: u32 = 2;
 const FIXED32: u32 = 5;
 
 impl Writer {
-    pub(crate) fn finish(self) -> bytes::Bytes {
-        self.0.freeze()
+    /// One with room for so many bytes.
+    pub(crate) fn with_capacity(bytes: usize) -> Self {
+        Self(Vec::with_capacity(bytes))
+    }
+
+    pub(crate) fn finish(self) -> Bytes {
+        self.0.into()
     }
 
     fn raw_varint(&mut self, mut value: u64) {
         while value >= 0x80 {
-            self.0.put_u8(value.to_le_bytes()[0] | 0x80);
+            self.0.push(value.to_le_bytes()[0] | 0x80);
             value >>= 7;
         }
-        self.0.put_u8(value.to_le_bytes()[0]);
+        self.0.push(value.to_le_bytes()[0]);
     }
 
     fn tag(&mut self, field: u32, wire: u32) {
@@ -39,12 +44,12 @@ impl Writer {
 
     pub(crate) fn fixed64(&mut self, field: u32, value: u64) {
         self.tag(field, FIXED64);
-        self.0.put_u64_le(value);
+        self.0.extend_from_slice(&value.to_le_bytes());
     }
 
     pub(crate) fn fixed32(&mut self, field: u32, value: u32) {
         self.tag(field, FIXED32);
-        self.0.put_u32_le(value);
+        self.0.extend_from_slice(&value.to_le_bytes());
     }
 
     pub(crate) fn double(&mut self, field: u32, value: f64) {
@@ -54,7 +59,7 @@ impl Writer {
     pub(crate) fn bytes(&mut self, field: u32, value: &[u8]) {
         self.tag(field, DELIMITED);
         self.raw_varint(value.len() as u64);
-        self.0.put_slice(value);
+        self.0.extend_from_slice(value);
     }
 
     pub(crate) fn string(&mut self, field: u32, value: &str) {
@@ -65,7 +70,7 @@ impl Writer {
     pub(crate) fn packed(&mut self, field: u32, values: impl ExactSizeIterator<Item = u64>) {
         self.tag(field, DELIMITED);
         self.raw_varint(8 * values.len() as u64);
-        values.for_each(|value| self.0.put_u64_le(value));
+        values.for_each(|value| self.0.extend_from_slice(&value.to_le_bytes()));
     }
 
     /// A message inside of this one. Its length is known only afterwards: one byte is kept for it,
@@ -73,11 +78,20 @@ impl Writer {
     pub(crate) fn message(&mut self, field: u32, fill: impl FnOnce(&mut Self)) {
         self.tag(field, DELIMITED);
         let at = self.0.len();
-        self.0.put_u8(0);
+        self.0.push(0);
         fill(self);
         let len = self.0.len() - at - 1;
-        let more = (len.checked_ilog2().unwrap_or(0) / 7) as usize;
-        self.0.put_bytes(0, more);
+        match u8::try_from(len) {
+            Ok(short @ ..0x80) => self.0[at] = short,
+            _ => self.widen(at, len),
+        }
+    }
+
+    /// Writes the length of a long message, for which there is one byte at `at` so far.
+    #[cold]
+    fn widen(&mut self, at: usize, len: usize) {
+        let more = (len.ilog2() / 7) as usize;
+        self.0.resize(self.0.len() + more, 0);
         self.0.copy_within(at + 1..at + 1 + len, at + 1 + more);
         let mut rest = len;
         for (i, byte) in self.0[at..=at + more].iter_mut().enumerate() {
@@ -145,7 +159,7 @@ mod tests {
     fn a_message_of_any_length_has_the_shortest_prefix() {
         for len in [0, 1, 127, 128, 16_383, 16_384, 3_000_000] {
             let mut writer = Writer::default();
-            writer.message(3, |inner| inner.0.put_bytes(b'x', len));
+            writer.message(3, |inner| inner.0.resize(inner.0.len() + len, b'x'));
             let prefix = prost::length_delimiter_len(len);
             assert_eq!(writer.finish().len(), 1 + prefix + len);
         }

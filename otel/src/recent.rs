@@ -1,14 +1,15 @@
 //! The last traces, kept in memory so that nobody needs a backend to see one.
 //!
-//! Bounded by number and by bytes; the oldest make room. The lock is held for a push, a lookup or a
-//! copy of the pointers, never while a trace is built, drawn or freed.
+//! Bounded by number and by bytes; the oldest make room. What is kept becomes a trace when somebody
+//! asks. The lock is held for a push or a copy of the pointers, never while a trace is made or freed.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use opentelemetry::{KeyValue, Value, trace::TraceId};
+use opentelemetry::trace::TraceId;
 
-use crate::span::{Span, Status, Trace};
+use crate::span::Trace;
+use crate::traceable::Traceable;
 
 /// Traces kept unless told otherwise.
 pub const TRACES: usize = 256;
@@ -26,7 +27,7 @@ pub struct Recent {
 /// Newest at the back.
 #[derive(Debug, Default)]
 struct Ring {
-    traces: VecDeque<(usize, Arc<Trace>)>,
+    traces: VecDeque<(usize, Arc<dyn Traceable>)>,
     bytes: usize,
 }
 
@@ -44,36 +45,43 @@ impl Recent {
     }
 
     /// Keeps a trace; one that is larger than the whole ring may be is not kept.
-    pub fn push(&self, trace: Arc<Trace>) {
-        let bytes = span_bytes(&trace.root);
+    pub fn push(&self, trace: Arc<dyn Traceable>) {
+        let bytes = trace.bytes();
         if bytes > self.bytes_max || self.traces_max == 0 {
             return;
         }
-        let mut evicted = Vec::new();
+        // Mostly one goes as one comes.
+        let (mut evicted, mut more) = (None, Vec::new());
         let mut ring = self.lock();
         while ring.traces.len() >= self.traces_max || ring.bytes + bytes > self.bytes_max {
             let Some((oldest_bytes, oldest)) = ring.traces.pop_front() else { break };
             ring.bytes -= oldest_bytes;
-            evicted.push(oldest);
+            more.extend(evicted.replace(oldest));
         }
         ring.bytes += bytes;
         ring.traces.push_back((bytes, trace));
         drop(ring);
-        drop(evicted);
+        drop((evicted, more));
     }
 
     /// The traces, newest first.
     #[must_use]
-    pub fn list(&self) -> Vec<Arc<Trace>> {
-        self.lock().traces.iter().rev().map(|(_, trace)| Arc::clone(trace)).collect()
+    pub fn list(&self) -> Vec<Trace> {
+        self.matching(|_| true)
     }
 
     /// What is known of one trace, newest first: several requests may belong to it.
     #[must_use]
-    pub fn get(&self, trace_id: TraceId) -> Vec<Arc<Trace>> {
+    pub fn get(&self, trace_id: TraceId) -> Vec<Trace> {
+        self.matching(|trace| trace.trace_id() == trace_id)
+    }
+
+    fn matching(&self, is_wanted: impl Fn(&dyn Traceable) -> bool) -> Vec<Trace> {
         let ring = self.lock();
         let traces = ring.traces.iter().rev().map(|(_, trace)| trace);
-        traces.filter(|trace| trace.trace_id == trace_id).map(Arc::clone).collect()
+        let wanted: Vec<_> = traces.filter(|trace| is_wanted(&***trace)).map(Arc::clone).collect();
+        drop(ring);
+        wanted.iter().map(|trace| trace.trace().into_owned()).collect()
     }
 
     /// Nothing in here panics halfway, so a poisoned lock guards a whole ring.
@@ -82,39 +90,12 @@ impl Recent {
     }
 }
 
-/// About how much memory a span takes with everything inside of it.
-fn span_bytes(span: &Span) -> usize {
-    let message = if let Status::Error(why) = &span.status { why.len() } else { 0 };
-    let events: usize = span
-        .events
-        .iter()
-        .map(|event| size_of_val(event) + event.name.len() + attribute_bytes(&event.attributes))
-        .sum();
-    let children: usize = span.children.iter().map(span_bytes).sum();
-    size_of_val(span)
-        + span.name.len()
-        + message
-        + attribute_bytes(&span.attributes)
-        + events
-        + size_of_val(span.links.as_slice())
-        + children
-}
-
-fn attribute_bytes(attributes: &[KeyValue]) -> usize {
-    let strings: usize = attributes
-        .iter()
-        .map(|pair| match &pair.value {
-            Value::String(text) => text.as_str().len(),
-            _ => 0,
-        })
-        .sum();
-    size_of_val(attributes) + strings
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::names::{attribute, span};
+    use crate::span::Span;
+    use opentelemetry::KeyValue;
     use std::time::SystemTime;
 
     fn trace(id: u128, path_bytes: usize) -> Arc<Trace> {

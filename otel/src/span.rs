@@ -1,7 +1,7 @@
-//! A finished trace as a plain value: a tree of spans, built once when the work is over.
+//! A finished trace as a plain value: a tree of spans, made when the work is over.
 //!
-//! [`Trace`] is what is exported, kept in memory and shown: [`Trace::render`] draws the tree with
-//! durations for people, [`Trace::to_json`] is the form of the administration interface.
+//! [`Trace`] is what is exported and shown: [`Trace::render`] draws the tree with durations for people,
+//! [`Trace::to_json`] is the form of the administration interface.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -78,10 +78,21 @@ impl Span {
     /// A span of internal work with a new id and nothing else said about it.
     #[must_use]
     pub fn new(name: impl Into<Cow<'static, str>>, start: SystemTime, end: SystemTime) -> Self {
+        Self::with_id(crate::context::new_span_id(), name, start, end)
+    }
+
+    /// A span of internal work with this id and nothing else said about it.
+    #[must_use]
+    pub fn with_id(
+        span_id: SpanId,
+        name: impl Into<Cow<'static, str>>,
+        start: SystemTime,
+        end: SystemTime,
+    ) -> Self {
         Self {
             name: name.into(),
             kind: Kind::Internal,
-            span_id: crate::context::new_span_id(),
+            span_id,
             start,
             end,
             attributes: Vec::new(),

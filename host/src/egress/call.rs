@@ -26,36 +26,44 @@ pub struct Caller {
     pub calls: Calls,
 }
 
-/// The calls made for one request.
+/// The calls made for one request. The default keeps none, for those who cannot make any.
 #[derive(Clone, Debug, Default)]
-pub struct Calls(Arc<Mutex<Vec<Call>>>);
+pub struct Calls(Option<Arc<Mutex<Vec<Call>>>>);
 
 impl Calls {
+    /// For one that may make some.
+    #[must_use]
+    pub fn kept() -> Self {
+        Self(Some(Arc::default()))
+    }
+
     pub(super) fn push(&self, call: Call) {
-        let mut calls = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(calls) = &self.0 else { return };
+        let mut calls = calls.lock().unwrap_or_else(PoisonError::into_inner);
         if calls.len() < CALLS_MAX {
             calls.push(call);
         }
     }
 
-    /// Their client spans, in the order in which they ended.
+    /// Those made so far, in the order in which they ended.
     #[must_use]
-    pub fn spans(&self) -> Vec<Span> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().map(Call::span).collect()
+    pub fn so_far(&self) -> Vec<Call> {
+        let Some(calls) = &self.0 else { return Vec::new() };
+        calls.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
 /// An outgoing request that has its answer's head, or will have none.
 #[derive(Clone, Debug)]
-pub(super) struct Call {
-    pub span_id: SpanId,
-    pub method: Method,
-    pub origin: Origin,
+pub struct Call {
+    pub(super) span_id: SpanId,
+    pub(super) method: Method,
+    pub(super) origin: Origin,
     /// Without the query, in which signed URLs have their secrets.
-    pub path: String,
-    pub start: SystemTime,
-    pub end: SystemTime,
-    pub outcome: Result<Answered, &'static str>,
+    pub(super) path: String,
+    pub(super) start: SystemTime,
+    pub(super) end: SystemTime,
+    pub(super) outcome: Result<Answered, &'static str>,
 }
 
 /// What is known of an answer's head.
@@ -67,12 +75,19 @@ pub(super) struct Answered {
 }
 
 impl Call {
-    fn span(&self) -> Span {
+    /// About how many bytes it takes in memory.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        size_of_val(self) + self.path.len()
+    }
+
+    /// Its client span.
+    #[must_use]
+    pub fn span(&self) -> Span {
         let method = known_method(&self.method);
         let name = if method == "_OTHER" { "HTTP" } else { method };
-        let mut span = Span::new(name, self.start, self.end);
+        let mut span = Span::with_id(self.span_id, name, self.start, self.end);
         span.kind = Kind::Client;
-        span.span_id = self.span_id;
         let mut say = |key: &'static str, value: baton_otel::Value| {
             span.attributes.push(KeyValue::new(key, value));
         };

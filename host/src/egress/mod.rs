@@ -31,12 +31,12 @@ use hyper_util::client::legacy::{self, Client};
 use hyper_util::rt::TokioTimer;
 use tokio_util::task::TaskTracker;
 
-pub use call::{Caller, Calls};
+pub use call::{Call, Caller, Calls};
 pub use dial::{CONNECT_TIMEOUT, CONNECTIONS_MAX, Denied, Resolver, Socket, system_resolver};
 pub use origin::Origin;
 
 use crate::manifest;
-use call::{Answered, Call};
+use call::Answered;
 use connector::{Connector, Tasks};
 use dial::Dialer;
 

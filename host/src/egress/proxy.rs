@@ -28,7 +28,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use super::{Body, Caller, Calls, Denied, Egress, Origin, SendError, Socket, Timeouts};
+use super::{Body, Call, Caller, Calls, Denied, Egress, Origin, SendError, Socket, Timeouts};
 use crate::manifest::Scheme;
 use crate::observer::Observer;
 use crate::problem::{Kind, Problem};
@@ -171,12 +171,12 @@ impl Proxy {
         Caller {
             parent: TraceParent { trace_id, span_id, sampled },
             tracestate: context.tracestate.clone(),
-            calls: Calls::default(),
+            calls: Calls::kept(),
         }
     }
 
     fn tell(&self, context: &RequestContext, caller: &Caller) {
-        for root in caller.calls.spans() {
+        for root in caller.calls.so_far().iter().map(Call::span) {
             self.observer.trace(Trace {
                 trace_id: context.trace_id,
                 parent: context.parent,

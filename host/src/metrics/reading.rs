@@ -1,5 +1,6 @@
 //! Everything that is counted, read at one moment.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use baton_otel::KeyValue;
@@ -125,7 +126,7 @@ fn requests(reading: &mut Reading, counts: &Counts, function: Option<&Function>)
     for (series, durations) in counts.requests.iter() {
         let mut attributes = series.map_or_else(|| vec![overflow()], |series| series.attributes());
         if let Some(function) = function {
-            attributes.push(KeyValue::new(key::HTTP_ROUTE, function.route.clone()));
+            attributes.push(KeyValue::new(key::HTTP_ROUTE, Arc::clone(&function.labels.route)));
             attributes.push(KeyValue::new(key::FAAS_NAME, function.name().to_owned()));
         }
         reading.push(&i::HTTP_SERVER_REQUEST_DURATION, attributes, durations.shot());

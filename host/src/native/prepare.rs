@@ -3,6 +3,7 @@
 
 use std::time::SystemTime;
 
+use baton_otel::context::Inner;
 use baton_otel::names::{attribute, event, span};
 use baton_otel::{Event, KeyValue, Span, SpanId, Status, Trace, TraceId};
 use baton_pool::lease::Phase;
@@ -40,7 +41,7 @@ pub(super) fn trace(
         root.status = Status::Error(reason.to_string().into());
         root.attributes.push(KeyValue::new(attribute::ERROR_TYPE, "start-failed"));
     }
-    root.children = spans(phases);
+    root.children = spans(phases, &mut Inner::of(root.span_id));
     Trace { trace_id: baton_otel::context::new_trace_id(), parent: None, root, tracestate: None }
 }
 
@@ -88,13 +89,13 @@ pub(crate) fn since(at: SystemTime, phases: &[Phase]) -> &[Phase] {
     phases.get(before..).unwrap_or_default()
 }
 
-/// Spans of a start's phases: `create/clone` inside `create`.
-pub(crate) fn spans(phases: &[Phase]) -> Vec<Span> {
+/// Spans of a start's phases, with these ids: `create/clone` inside `create`.
+pub(crate) fn spans(phases: &[Phase], ids: &mut Inner) -> Vec<Span> {
     let mut spans: Vec<(&str, Span)> = Vec::new();
     for phase in phases {
         match phase.name.split_once('/') {
             None => {
-                let mut span = Span::new(name(&phase.name), phase.start, phase.end);
+                let mut span = Span::with_id(ids.next(), name(&phase.name), phase.start, phase.end);
                 if phase.name == "thaw" {
                     let reason = KeyValue::new(attribute::BATON_SANDBOX_REASON, "request");
                     span.attributes.push(reason);
@@ -102,7 +103,7 @@ pub(crate) fn spans(phases: &[Phase]) -> Vec<Span> {
                 spans.push((&phase.name, span));
             }
             Some((outer, inner)) => {
-                let part = Span::new(part(inner), phase.start, phase.end);
+                let part = Span::with_id(ids.next(), part(inner), phase.start, phase.end);
                 match spans.iter_mut().find(|(found, _)| *found == outer) {
                     Some((_, span)) => span.children.push(part),
                     None => spans.push((outer, part)),
