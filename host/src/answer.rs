@@ -33,6 +33,16 @@ pub enum BrokenOff {
     Timeout,
 }
 
+impl BrokenOff {
+    fn is_out_of_memory(&self) -> bool {
+        use crate::wasm::Failure;
+        matches!(
+            self,
+            Self::Guest(Failure::OutOfMemory { .. }) | Self::Native(NativeFailure::OutOfMemory(_))
+        )
+    }
+}
+
 /// Where the bytes come from.
 pub enum Source {
     /// The host itself.
@@ -120,6 +130,7 @@ impl Answer {
     fn break_off(&mut self, why: BrokenOff) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         if let Some(InFlight { record, .. }) = &mut self.in_flight {
             record.out_of_time = matches!(why, BrokenOff::Timeout);
+            record.out_of_memory |= why.is_out_of_memory();
             tracing::warn!(
                 function = record.function.as_ref().map(|function| function.name()),
                 trace_id = %record.context.trace_id,

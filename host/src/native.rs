@@ -219,14 +219,20 @@ async fn forward(
                 headers.insert(header::UPGRADE, protocol);
             }
             let held = Some((lease, connection));
-            Attempt::Answered(response.map(|body| NativeBody { body, switched, held, watch }))
+            Attempt::Answered(response.map(|body| NativeBody {
+                body,
+                switched,
+                held,
+                watch,
+                failing: None,
+            }))
         }
         Err(mut failed) => {
             if let Some(request) = failed.take_message() {
                 return gone(function, &lease, request);
             }
             let failed = failed.into_error();
-            record.out_of_memory = lease.ending() == Some(Ending::OutOfMemory);
+            record.out_of_memory = lease.ran_out_of_memory().await;
             tracing::warn!(
                 function = function.name(),
                 error = &failed as &dyn std::error::Error,
@@ -239,6 +245,7 @@ async fn forward(
                     record.retried = !untouched;
                     gone(function, &lease, head.map(|()| body))
                 }
+                _ if record.out_of_memory => Attempt::Failed(out_of_memory(function)),
                 _ => Attempt::Failed(problem(&failed, &lease)),
             }
         }
@@ -262,6 +269,11 @@ fn crashed(lease: &Lease, seen: &'static str) -> Problem {
         Some(reason) => Problem::new(Kind::Crashed, format!("{seen}: {reason}")),
         None => Problem::new(Kind::Crashed, seen),
     }
+}
+
+fn out_of_memory(function: &Function) -> Problem {
+    let limit = function.spec.limits.memory;
+    Problem::new(Kind::Crashed, format!("the function needed more than its {limit} of memory"))
 }
 
 fn problem(error: &hyper::Error, lease: &Lease) -> Problem {
@@ -330,6 +342,8 @@ pub struct NativeBody {
     /// `None` once the sandbox was given back.
     held: Option<(Lease, Connection)>,
     watch: Watch,
+    /// Ready when it is known why the connection broke.
+    failing: Option<Pin<Box<dyn Future<Output = NativeFailure> + Send>>>,
 }
 
 /// Ready when the request has used up its CPU time.
@@ -341,6 +355,9 @@ pub enum NativeFailure {
     /// The connection to the sandbox did.
     #[error("the connection to the sandbox failed")]
     Connection(#[source] hyper::Error),
+    /// The kernel killed the function.
+    #[error("the function needed more memory than its limit")]
+    OutOfMemory(#[source] hyper::Error),
     /// The request used up its CPU time.
     #[error("the function used up the CPU time of a request")]
     CpuTime,
@@ -362,6 +379,15 @@ impl NativeBody {
             lease.release();
         }
     }
+
+    /// The connection broke: the sandbox is asked why, and then let go.
+    async fn why(held: Option<(Lease, Connection)>, error: hyper::Error) -> NativeFailure {
+        let Some((lease, _connection)) = held else { return NativeFailure::Connection(error) };
+        match lease.ran_out_of_memory().await {
+            true => NativeFailure::OutOfMemory(error),
+            false => NativeFailure::Connection(error),
+        }
+    }
 }
 
 impl Body for NativeBody {
@@ -372,6 +398,9 @@ impl Body for NativeBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, NativeFailure>>> {
+        if let Some(failing) = &mut self.failing {
+            return failing.as_mut().poll(cx).map(|why| Some(Err(why)));
+        }
         let mut polled = Pin::new(&mut self.body).poll_frame(cx);
         if polled.is_pending()
             && let Some((_, connection)) = &mut self.held
@@ -391,7 +420,16 @@ impl Body for NativeBody {
         if ended {
             self.release();
         }
-        polled.map_err(NativeFailure::Connection)
+        match polled {
+            Poll::Ready(Some(Err(error))) => {
+                let why = Self::why(self.held.take(), error);
+                let why = self.failing.insert(Box::pin(why));
+                why.as_mut().poll(cx).map(|why| Some(Err(why)))
+            }
+            Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(frame))),
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
     }
 
     fn is_end_stream(&self) -> bool {

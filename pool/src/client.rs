@@ -169,6 +169,8 @@ struct Inner<C: Send + 'static> {
 /// What is known of a parked or running sandbox beside its place in the schedule.
 struct Record<C> {
     pid: u32,
+    /// Its control group.
+    group: Option<Arc<str>>,
     phases: Vec<Phase>,
     endpoint: Option<Arc<Endpoint<C>>>,
 }
@@ -406,8 +408,10 @@ impl<C: Send + 'static> Shared<C> {
 
     /// Notes that a sandbox is parked.
     pub(crate) fn parked(self: &Arc<Self>, id: SandboxId, pid: u32, phases: Vec<Phase>) {
+        // Nobody waits yet; once its processes are gone it could not be found out.
+        let group = self.meters.group(pid).map(Into::into);
         self.tell_with(|inner| {
-            inner.records.insert(id, Record { pid, phases, endpoint: None });
+            inner.records.insert(id, Record { pid, group, phases, endpoint: None });
             Event::Created(id)
         });
         self.report(PoolEvent::Created { sandbox: id });
@@ -486,12 +490,22 @@ impl<C: Send + 'static> Shared<C> {
         }
     }
 
-    /// Forgets a sandbox that is gone.
-    pub(crate) fn forget(&self, id: SandboxId) {
+    /// Processes of a sandbox that the kernel killed for want of memory; `None` once it is gone, or about to be.
+    pub(crate) fn oom_kills(&self, id: SandboxId) -> Option<u64> {
+        let group = self.lock().records.get(&id)?.group.clone()?;
+        self.meters.oom_kills(&group)
+    }
+
+    /// Forgets a sandbox that is gone, and tells those who had requests in it why.
+    pub(crate) fn forget(&self, id: SandboxId, reason: &Reason) {
         let mut inner = self.lock();
         // The host's connections in it, and those who wait for an answer, are dropped after the lock.
-        let _known = (inner.records.remove(&id), inner.asked.remove(&id));
+        let (record, _asked) = (inner.records.remove(&id), inner.asked.remove(&id));
         drop(inner);
+        if let Some(endpoint) = record.and_then(|record| record.endpoint) {
+            // It is gone once.
+            let _ = endpoint.end.set(reason.clone());
+        }
     }
 
     /// Has the daemon do something in a sandbox.
@@ -588,6 +602,7 @@ mod tests {
     use std::sync::{Arc, Mutex};
     use std::task::{Context, Poll, Waker};
     use std::time::{Duration, SystemTime};
+    use tokio::sync::SetOnce;
 
     fn pool(parked: usize) -> Pool<u32> {
         let config = PoolConfig {
@@ -651,6 +666,7 @@ mod tests {
             idle_max: 1,
             phases,
             ice: Ice::new(None),
+            end: SetOnce::new(),
         }
     }
 

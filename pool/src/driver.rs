@@ -139,7 +139,7 @@ impl<C: Send + 'static> Driver<C> {
             }
             Effect::Gone { sandbox, function, cause, reason, usage } => {
                 self.parked.remove(&sandbox);
-                self.shared.forget(sandbox);
+                self.shared.forget(sandbox, &reason);
                 if let Some(function) = function {
                     self.shared.spent(function, &usage);
                 }

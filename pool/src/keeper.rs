@@ -34,6 +34,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
+use tokio::sync::SetOnce;
 
 /// How long the pipes of an ended function are emptied; the kernel closes their other ends at once.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -205,6 +206,7 @@ impl<C: Send + 'static> Keeper<C> {
                 idle_max: usize::try_from(self.spec.concurrency.max(1)).unwrap_or(usize::MAX),
                 phases,
                 ice: Ice::new(executed.freezer),
+                end: SetOnce::new(),
             }
         });
     }

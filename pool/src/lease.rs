@@ -10,7 +10,12 @@ use crate::way::{Stream, Way};
 use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
+use tokio::sync::SetOnce;
+use tokio::time::timeout;
+
+/// How long the daemon's word about a sandbox that it has removed may be on its way.
+const WORD_MAX: Duration = Duration::from_secs(1);
 
 /// One phase of a start.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +41,8 @@ pub(crate) struct Endpoint<C> {
     pub(crate) idle_max: usize,
     pub(crate) phases: Vec<Phase>,
     pub(crate) ice: Ice,
+    /// Why it ended, once nothing is left of it.
+    pub(crate) end: SetOnce<Reason>,
 }
 
 impl<C> Endpoint<C> {
@@ -138,9 +145,20 @@ impl<C: Send + 'static> Lease<C> {
         self.shared.meters.of(self.endpoint.pid)
     }
 
-    /// Why the sandbox ends, if the pool has decided so by now.
+    /// Why the sandbox ends, if the pool has decided so by now, or why it has ended.
     pub fn ending(&self) -> Option<Reason> {
-        self.shared.ending(self.endpoint.id)
+        self.shared.ending(self.endpoint.id).or_else(|| self.endpoint.end.get().cloned())
+    }
+
+    /// Whether the kernel killed a process of the sandbox for want of memory: to be asked when a request
+    /// has failed in it. Its control group says so before the request can know that anything happened; once
+    /// that is removed, the daemon's word is on its way, which is waited for.
+    pub async fn ran_out_of_memory(&self) -> bool {
+        if let Some(kills) = self.shared.oom_kills(self.endpoint.id) {
+            return kills > 0;
+        }
+        let told = timeout(WORD_MAX, self.endpoint.end.wait()).await;
+        told.is_ok_and(|reason| *reason == Reason::OutOfMemory)
     }
 
     /// How the sandbox came to be, up to the function's exec.

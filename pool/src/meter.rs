@@ -51,6 +51,16 @@ impl Meters {
         Meters(Arc::new(Hierarchies::find()))
     }
 
+    /// The control group of a process.
+    pub(crate) fn group(&self, pid: u32) -> Option<String> {
+        self.of(pid).path()
+    }
+
+    /// Processes of a control group that the kernel killed for want of memory; `None` once it is removed.
+    pub(crate) fn oom_kills(&self, group: &str) -> Option<u64> {
+        self.0.group(group).oom_kills()
+    }
+
     /// The meter of the sandbox with this init.
     pub(crate) fn of(&self, pid: u32) -> Meter {
         Meter { hierarchies: Arc::clone(&self.0), pid }

@@ -14,6 +14,8 @@
 //! | `/sleep` | answers after an hour | the same |
 //! | `/loop` | computes for ever | the same |
 //! | `/allocate` | allocates memory for ever | the same |
+//! | `/allocate-natively` | answers `fine` | allocates memory for ever |
+//! | `/allocate-midway` | answers `fine` | the same, after a head and some of its body |
 //! | `/crash` | traps | ends its process |
 //! | `/crash-midway` | the same, after a head and some of its body | the same |
 //! | `/crash-after-head` | traps at once after a head and some of its body | – |

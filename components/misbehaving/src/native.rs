@@ -56,7 +56,11 @@ fn exchange(mut stream: UnixStream) -> io::Result<()> {
             Ok(())
         }
         "/loop" => crate::compute_for_ever(),
-        "/allocate" => crate::allocate_for_ever(),
+        "/allocate" | "/allocate-natively" => crate::allocate_for_ever(),
+        "/allocate-midway" => {
+            write!(stream, "{FINE}content-length: 1000\r\n\r\nsome of it\n")?;
+            crate::allocate_for_ever()
+        }
         "/crash" => crash(),
         "/crash-midway" => {
             write!(stream, "{FINE}content-length: 1000\r\n\r\nsome of it\n")?;

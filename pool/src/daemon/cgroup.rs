@@ -268,18 +268,28 @@ impl Group<'_> {
     pub(crate) fn usage(&self) -> Usage {
         match self.hierarchies.version {
             CgroupVersion::V1 => Usage {
-                oom_kills: self.keyed("memory", "memory.oom_control", "oom_kill"),
+                oom_kills: self.oom_kills().unwrap_or(0),
                 cpu_ns: self.cpu_ns(),
                 memory_peak: self.number("memory", "memory.max_usage_in_bytes"),
                 throttled_ns: self.keyed("cpu", "cpu.stat", "throttled_time"),
             },
             CgroupVersion::V2 => Usage {
-                oom_kills: self.keyed("memory", "memory.events", "oom_kill"),
+                oom_kills: self.oom_kills().unwrap_or(0),
                 cpu_ns: self.cpu_ns(),
                 memory_peak: self.number("memory", "memory.peak"),
                 throttled_ns: self.keyed("cpu", "cpu.stat", "throttled_usec").saturating_mul(1_000),
             },
         }
+    }
+
+    /// Processes killed so far for want of memory; `None` where there is no such group any more.
+    pub(crate) fn oom_kills(&self) -> Option<u64> {
+        let name = match self.hierarchies.version {
+            CgroupVersion::V1 => "memory.oom_control",
+            CgroupVersion::V2 => "memory.events",
+        };
+        let text = fs::read_to_string(self.file("memory", name)).ok()?;
+        Some(value_of(&text, "oom_kill"))
     }
 
     /// CPU time used so far, in nanoseconds.

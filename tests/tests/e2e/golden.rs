@@ -495,6 +495,40 @@ fn a_sandbox_that_runs_out_of_memory() {
     let baton = told(&collector, Setup::new().native("misbehaving")).start();
     wait_until("a sandbox answers", || baton.get("/misbehaving").status() == 200);
     assert_problem(&ask(&baton, 1, "/misbehaving/allocate"), "crashed", 502);
+    insta::assert_snapshot!(trace(&collector, 1), @r"
+    GET /misbehaving/* server ERROR: out-of-memory
+        baton.tier = native
+        baton.tier.reason = policy
+        client.address = 127.0.0.1
+        client.port = ~
+        error.type = out-of-memory
+        faas.coldstart = false
+        faas.invocation_id = ~
+        faas.name = misbehaving
+        faas.trigger = http
+        faas.version = ~
+        http.request.body.size = 0
+        http.request.method = GET
+        http.response.body.size = 212
+        http.response.status_code = 502
+        http.route = /misbehaving/*
+        network.peer.address = 127.0.0.1
+        network.peer.port = ~
+        network.protocol.version = 1.1
+        server.address = test.example
+        url.path = /misbehaving/allocate
+        url.scheme = http
+        user_agent.original = golden/1
+        ! baton.out_of_memory
+      baton.admit
+      baton.sandbox.lease
+      baton.forward client ERROR: out-of-memory
+          container.id = ~
+          error.type = out-of-memory
+          network.transport = unix
+          process.pid = ~
+        baton.forward.connect
+    ");
     let spans = spans(&collector, 1);
     let forward = &spans.iter().find(|span| span.name == "baton.forward").unwrap().span_id;
     let names = BTreeMap::from([(forward.clone(), "the request's baton.forward")]);
@@ -505,6 +539,96 @@ fn a_sandbox_that_runs_out_of_memory() {
         faas.name = misbehaving
         ! baton.out_of_memory
         & the request's baton.forward
+    ");
+}
+
+#[test]
+fn a_request_that_is_repeated_after_its_sandbox_ran_out_of_memory() {
+    let collector = Collector::start();
+    let setup = Setup::new().hybrid("misbehaving").with("retry = \"always\"");
+    let baton = told(&collector, setup).start();
+    baton.until_native("/misbehaving");
+    assert_eq!(tier_of(&ask(&baton, 1, "/misbehaving/allocate-natively")), "wasm");
+    insta::assert_snapshot!(trace(&collector, 1), @r"
+    GET /misbehaving/* server
+        baton.tier = wasm
+        baton.tier.reason = sandbox-gone
+        client.address = 127.0.0.1
+        client.port = ~
+        faas.coldstart = false
+        faas.invocation_id = ~
+        faas.name = misbehaving
+        faas.trigger = http
+        faas.version = ~
+        http.request.body.size = 0
+        http.request.method = GET
+        http.response.body.size = 5
+        http.response.status_code = 200
+        http.route = /misbehaving/*
+        network.peer.address = 127.0.0.1
+        network.peer.port = ~
+        network.protocol.version = 1.1
+        server.address = test.example
+        url.path = /misbehaving/allocate-natively
+        url.scheme = http
+        user_agent.original = golden/1
+        ! baton.out_of_memory
+        ! baton.fallback
+        ! baton.retry
+      baton.admit
+      baton.sandbox.lease
+      baton.forward client ERROR: out-of-memory
+          container.id = ~
+          error.type = out-of-memory
+          network.transport = unix
+          process.pid = ~
+        baton.forward.connect
+      baton.component.instantiate
+      baton.component.handle
+    ");
+}
+
+#[test]
+fn a_sandbox_that_runs_out_of_memory_midway_through_its_answer() {
+    let collector = Collector::start();
+    let baton = told(&collector, Setup::new().native("misbehaving")).start();
+    wait_until("a sandbox answers", || baton.get("/misbehaving").status() == 200);
+    let mut client = baton.raw();
+    let head = "GET /misbehaving/allocate-midway HTTP/1.1\r\nHost: test.example\r\nTraceparent: ";
+    client.write(format!("{head}{}\r\n\r\n", parent(1))).unwrap();
+    assert!(client.rest().contains("some of it"));
+    insta::assert_snapshot!(trace(&collector, 1), @r"
+    GET /misbehaving/* server ERROR: out-of-memory
+        baton.tier = native
+        baton.tier.reason = policy
+        client.address = 127.0.0.1
+        client.port = ~
+        error.type = out-of-memory
+        faas.coldstart = false
+        faas.invocation_id = ~
+        faas.name = misbehaving
+        faas.trigger = http
+        faas.version = ~
+        http.request.body.size = 0
+        http.request.method = GET
+        http.response.body.size = 11
+        http.response.status_code = 200
+        http.route = /misbehaving/*
+        network.peer.address = 127.0.0.1
+        network.peer.port = ~
+        network.protocol.version = 1.1
+        server.address = test.example
+        url.path = /misbehaving/allocate-midway
+        url.scheme = http
+        ! baton.out_of_memory
+      baton.admit
+      baton.sandbox.lease
+      baton.forward client ERROR: out-of-memory
+          container.id = ~
+          error.type = out-of-memory
+          network.transport = unix
+          process.pid = ~
+        baton.forward.connect
     ");
 }
 
