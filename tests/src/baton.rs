@@ -46,6 +46,8 @@ pub struct Setup {
     hosts: Vec<String>,
     /// Descriptor 3 of the command.
     inherited: Option<Arc<OwnedFd>>,
+    /// Standard error of the command.
+    log: Option<Arc<OwnedFd>>,
     /// The only function, of `baton run`.
     alone: Option<String>,
 }
@@ -144,6 +146,13 @@ impl Setup {
         self
     }
 
+    /// Has Baton write its log there, and not where [`Baton::log`] finds it.
+    #[must_use]
+    pub fn log_to(mut self, log: OwnedFd) -> Self {
+        self.log = Some(Arc::new(log));
+        self
+    }
+
     /// Adds a function at `/NAME/*`, without an artifact yet.
     #[must_use]
     pub fn function(mut self, name: &str, policy: &str) -> Self {
@@ -200,7 +209,10 @@ impl Setup {
     #[must_use]
     #[track_caller]
     pub fn start_in(&self, place: Arc<Place>) -> Baton {
-        let log = fs::File::options().create(true).append(true).open(place.log());
+        let log = match &self.log {
+            Some(log) => log.try_clone().map(Into::into),
+            None => fs::File::options().create(true).append(true).open(place.log()),
+        };
         let mut command = self.command(&place);
         command.stdout(Stdio::piped()).stderr(log.expect("a log file"));
         Baton::started(command.spawn().expect("baton can be started"), place)

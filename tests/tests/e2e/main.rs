@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 
 mod administration;
+mod causes;
 mod command_line;
 mod components;
 mod egress;
