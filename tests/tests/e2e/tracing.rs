@@ -235,9 +235,21 @@ fn the_last_spans_are_exported_before_the_host_ends() {
     let collector = Collector::start();
     let setup = told(&collector, Setup::new().wasm("hello"));
     let mut baton = setup.variable("OTEL_BSP_SCHEDULE_DELAY", "3600000").start();
-    ask(&baton, 1, "/hello");
+    for _ in 0..200 {
+        assert_eq!(baton.get("/hello").status(), 200);
+    }
     assert!(baton.stop().success());
-    assert_eq!(collector.spans().iter().filter(|span| span.kind == SpanKind::Server).count(), 1);
+    // More than a full batch, and a rest for which nothing but the end is a reason to be sent.
+    assert_eq!(numbers(&collector), (800, 800, 200));
+}
+
+/// How many spans have arrived, how many different ones, and how many of servers.
+fn numbers(collector: &Collector) -> (usize, usize, usize) {
+    let spans = collector.spans();
+    let ids: std::collections::BTreeSet<_> =
+        spans.iter().map(|span| (&span.trace_id, &span.span_id)).collect();
+    let servers = spans.iter().filter(|span| span.kind == SpanKind::Server).count();
+    (spans.len(), ids.len(), servers)
 }
 
 #[test]
@@ -261,23 +273,22 @@ fn assert_undisturbed(baton: &mut Baton) {
 }
 
 #[test]
-fn what_a_busy_collector_does_not_take_arrives_later_and_once() {
-    let collector = Collector::start();
-    collector.behave(Behaviour::Busy);
-    let mut baton = told(&collector, Setup::new().wasm("hello")).start();
-    for _ in 0..50 {
-        assert_eq!(baton.get("/hello").status(), 200);
+fn what_a_collector_does_not_take_at_first_arrives_later_and_once() {
+    for behaviour in [Behaviour::Busy, Behaviour::Reset] {
+        let collector = Collector::start();
+        collector.behave(behaviour);
+        let mut baton = told(&collector, Setup::new().wasm("hello")).start();
+        for _ in 0..50 {
+            assert_eq!(baton.get("/hello").status(), 200);
+        }
+        wait_for("it was refused", || (!collector.requests().is_empty()).then_some(()));
+        collector.behave(Behaviour::Accept);
+        for _ in 0..50 {
+            assert_eq!(baton.get("/hello").status(), 200);
+        }
+        assert!(baton.stop().success());
+        assert_eq!(numbers(&collector), (400, 400, 100), "{behaviour:?}");
     }
-    wait_for("it was refused", || (!collector.requests().is_empty()).then_some(()));
-    collector.behave(Behaviour::Accept);
-    for _ in 0..50 {
-        assert_eq!(baton.get("/hello").status(), 200);
-    }
-    assert!(baton.stop().success());
-    let spans = collector.spans();
-    let servers = spans.iter().filter(|span| span.kind == SpanKind::Server);
-    let ids: std::collections::BTreeSet<&str> = servers.clone().map(|s| &*s.span_id).collect();
-    assert_eq!((servers.count(), ids.len()), (100, 100));
 }
 
 #[test]
@@ -325,6 +336,29 @@ fn a_failed_request_is_recorded_although_it_was_not_sampled_and_says_so() {
     assert_eq!(servers.len(), 1, "{}", tree(&spans));
     assert_eq!(servers[0].attributes["error.type"], "trapped");
     assert_eq!(servers[0].attributes["baton.tail"], "error");
+}
+
+#[test]
+fn a_failed_request_that_its_caller_does_not_record_is_recorded_where_the_manifest_says_so() {
+    let collector = Collector::start();
+    let setup = Setup::new().wasm("misbehaving").telemetry("keep_unsampled = true");
+    let mut baton = told(&collector, setup).start();
+    for (trace, path) in [(1, "/misbehaving"), (2, "/misbehaving/crash")] {
+        let mut asked = request(Method::GET, path, "");
+        let parent = format!("00-{trace:032x}-{PARENT}-00");
+        asked.headers_mut().insert("traceparent", parent.parse().unwrap());
+        assert!(matches!(baton.ask(asked).status().as_u16(), 200 | 500));
+    }
+    assert!(baton.stop().success());
+    let spans = collector.spans();
+    let servers: Vec<&Span> = spans.iter().filter(|span| span.kind == SpanKind::Server).collect();
+    let [server] = servers[..] else { panic!("{}", tree(&spans)) };
+    assert_eq!(
+        (&*server.trace_id, server.parent.as_deref()),
+        (&*format!("{:032x}", 2), Some(PARENT))
+    );
+    // Neither the caller nor the function has recorded its part, and the trace says so.
+    assert_eq!(server.attributes["baton.tail"], "error");
 }
 
 #[test]
