@@ -28,9 +28,9 @@ functions:
 demo: build
     @tests/demo
 
-# Look at Baton in a tracing backend, with traffic, until Ctrl-C
-observe: build
-    @tests/observe
+# Look at Baton in a tracing backend, with traffic, until Ctrl-C or for so many seconds
+observe SECONDS="": build
+    @tests/observe {{SECONDS}}
 
 # Serve demo.toml until Ctrl-C
 serve: build
