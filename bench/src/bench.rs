@@ -28,7 +28,7 @@ pub const BENCHES: &[Bench] = &[
     Bench {
         name: "pool",
         about: "starts from sandboxes beside posix_spawn, libcontainer, runc and crun; a thousand alive",
-        parts: &[],
+        parts: &["starts", "cycles", "alive"],
         run: crate::pool::run,
     },
     Bench {

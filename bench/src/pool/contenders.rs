@@ -30,13 +30,23 @@ const FIRST_UID: u32 = 0x6fff_0000;
 pub(super) enum Contender {
     /// The same server as a process without any isolation.
     Spawn,
+    /// The same with the preamble done before the measurement begins, as a parked sandbox has it.
+    SpawnAhead,
     /// libcontainer, called by a small command: this program.
     Libcontainer,
     Runc,
     Crun,
 }
 
-/// A process that was started with the listening socket as its descriptor 3.
+/// What every start has: a listener that will be descriptor 3, a connection in it, and the standard streams.
+struct Preamble {
+    listener: UnixListener,
+    connection: UnixStream,
+    stdin: io::PipeReader,
+    output: [(io::PipeReader, io::PipeWriter); 2],
+}
+
+/// A process that was started.
 struct Started {
     pid: Pid,
     connection: UnixStream,
@@ -47,6 +57,7 @@ impl Contender {
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Spawn => "posix_spawn, no isolation",
+            Self::SpawnAhead => "posix_spawn, its socket and pipes made ahead",
             Self::Libcontainer => "libcontainer in full, a command",
             Self::Runc => "runc run",
             Self::Crun => "crun run",
@@ -61,9 +72,13 @@ impl Contender {
         (!there).then(|| format!("{} is not installed", program.display()))
     }
 
+    fn is_bare(self) -> bool {
+        matches!(self, Self::Spawn | Self::SpawnAhead)
+    }
+
     fn program(self) -> PathBuf {
         match self {
-            Self::Spawn => Place::server(),
+            Self::Spawn | Self::SpawnAhead => Place::server(),
             Self::Libcontainer => std::env::current_exe().unwrap_or_default(),
             Self::Runc => "runc".into(),
             Self::Crun => "crun".into(),
@@ -78,13 +93,16 @@ impl Contender {
             name => which(&name).context("it was there a moment ago")?,
         };
         let mut arguments = vec![program.display().to_string()];
-        if self != Self::Spawn {
+        if !self.is_bare() {
             write_bundle(&bundle, &format!("/{}/{id}", place.cgroup))?;
             arguments.extend(self.arguments(&bundle, &id));
         }
+        let name = place.path().join(&id);
+        let ahead = (self == Self::SpawnAhead).then(|| Preamble::make(&name)).transpose()?;
         let mut held = None;
         let start = place.measure(async {
-            let started = held.insert(spawn(&program, &arguments, &place.path().join(&id))?);
+            let preamble = ahead.map_or_else(|| Preamble::make(&name), Ok)?;
+            let started = held.insert(preamble.spawn(&program, &arguments)?);
             Ok(get(&mut started.connection).await?)
         });
         let start = start.await;
@@ -98,7 +116,7 @@ impl Contender {
         let (bundle, state) =
             (bundle.display(), bundle.with_extension("state").display().to_string());
         let text = match self {
-            Self::Spawn => return Vec::new(),
+            Self::Spawn | Self::SpawnAhead => return Vec::new(),
             Self::Libcontainer => format!("container --state {state} --bundle {bundle} {id}"),
             Self::Runc | Self::Crun => {
                 format!("--root {state} run --detach --preserve-fds 1 --bundle {bundle} {id}")
@@ -109,7 +127,7 @@ impl Contender {
 
     /// Ends it, and leaves nothing of it.
     fn end(self, place: &Place, bundle: &Path, id: &str, pid: Pid) -> anyhow::Result<()> {
-        if self == Self::Spawn {
+        if self.is_bare() {
             kill(pid, Signal::SIGKILL)?;
             waitpid(pid, None)?;
             return Ok(fs::remove_file(place.path().join(id).with_extension("sock"))?);
@@ -129,7 +147,7 @@ impl Contender {
                     .status()?;
                 anyhow::ensure!(deleted.success(), "{} cannot delete {id}", self.name());
             }
-            Self::Libcontainer | Self::Spawn => {
+            Self::Libcontainer | Self::Spawn | Self::SpawnAhead => {
                 for pid in &inits {
                     kill(*pid, Signal::SIGKILL)?;
                 }
@@ -163,32 +181,36 @@ fn which(name: &Path) -> Option<PathBuf> {
     std::env::split_paths(&path).map(|directory| directory.join(name)).find(|path| path.exists())
 }
 
-/// The preamble that every start has, then the process.
-fn spawn(program: &Path, arguments: &[String], name: &Path) -> anyhow::Result<Started> {
-    let socket = name.with_extension("sock");
-    let listener = UnixListener::bind(&socket)?;
-    let connection = std::os::unix::net::UnixStream::connect(&socket)?;
-    connection.set_nonblocking(true)?;
-    let connection = UnixStream::from_std(connection)?;
-    let (stdout, stdout_writer) = io::pipe()?;
-    let (stderr, stderr_writer) = io::pipe()?;
-    // A runtime gives its standard streams to the container's user, `/dev/null` among them.
-    let (stdin, _) = io::pipe()?;
-    let mut actions = PosixSpawnFileActions::init()?;
-    actions.add_dup2(stdin.as_raw_fd(), 0)?;
-    actions.add_dup2(stdout_writer.as_raw_fd(), 1)?;
-    actions.add_dup2(stderr_writer.as_raw_fd(), 2)?;
-    actions.add_dup2(listener.as_raw_fd(), 3)?;
-    let arguments: Vec<CString> = arguments
-        .iter()
-        .map(|argument| CString::new(argument.as_str()))
-        .collect::<Result<_, _>>()?;
-    let environment: [&CStr; 3] =
-        [c"LISTEN_FDS=1", c"PATH=/usr/sbin:/usr/bin:/sbin:/bin", c"HOME=/"];
-    let program = CString::new(program.as_os_str().as_bytes())?;
-    let attributes = PosixSpawnAttr::init()?;
-    let pid = posix_spawn(program.as_c_str(), &actions, &attributes, &arguments, &environment)?;
-    Ok(Started { pid, connection, _output: [stdout, stderr] })
+impl Preamble {
+    fn make(name: &Path) -> anyhow::Result<Self> {
+        let socket = name.with_extension("sock");
+        let listener = UnixListener::bind(&socket)?;
+        let connection = std::os::unix::net::UnixStream::connect(&socket)?;
+        connection.set_nonblocking(true)?;
+        let connection = UnixStream::from_std(connection)?;
+        // A runtime gives its standard streams to the container's user, `/dev/null` among them.
+        let (stdin, _) = io::pipe()?;
+        Ok(Self { listener, connection, stdin, output: [io::pipe()?, io::pipe()?] })
+    }
+
+    fn spawn(self, program: &Path, arguments: &[String]) -> anyhow::Result<Started> {
+        let [(stdout, stdout_writer), (stderr, stderr_writer)] = self.output;
+        let mut actions = PosixSpawnFileActions::init()?;
+        actions.add_dup2(self.stdin.as_raw_fd(), 0)?;
+        actions.add_dup2(stdout_writer.as_raw_fd(), 1)?;
+        actions.add_dup2(stderr_writer.as_raw_fd(), 2)?;
+        actions.add_dup2(self.listener.as_raw_fd(), 3)?;
+        let arguments: Vec<CString> = arguments
+            .iter()
+            .map(|argument| CString::new(argument.as_str()))
+            .collect::<Result<_, _>>()?;
+        let environment: [&CStr; 3] =
+            [c"LISTEN_FDS=1", c"PATH=/usr/sbin:/usr/bin:/sbin:/bin", c"HOME=/"];
+        let program = CString::new(program.as_os_str().as_bytes())?;
+        let attributes = PosixSpawnAttr::init()?;
+        let pid = posix_spawn(program.as_c_str(), &actions, &attributes, &arguments, &environment)?;
+        Ok(Started { pid, connection: self.connection, _output: [stdout, stderr] })
+    }
 }
 
 /// A bundle for one container with the isolation of a sandbox, but for its system-call filters.

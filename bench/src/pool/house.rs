@@ -114,13 +114,9 @@ impl House {
         self.add_program(program, None, freeze_after)
     }
 
-    /// The same server out of a root file system of its own.
+    /// The same server, linked dynamically, out of a root file system with its libraries.
     pub(super) fn add_rooted(&self, place: &Place) -> anyhow::Result<FunctionId> {
-        let directory = place.path().join("root");
-        for name in ["dev", "proc", "tmp", "run"] {
-            fs::create_dir_all(directory.join(name))?;
-        }
-        fs::copy(Place::server(), directory.join("server"))?;
+        let directory = place.root()?;
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
         let tree = open_tree(rustix::fs::CWD, &directory, flags)?;
         let root = Root { number: 1, socket: None };

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Instant;
 
 use anyhow::Context as _;
@@ -12,7 +13,7 @@ use nix::sys::prctl::set_child_subreaper;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::Start;
-use crate::baton::builds;
+use crate::baton::{builds, target_dir};
 use crate::cgroup::Cgroup;
 
 /// crun refuses to work where this is mounted beside the controllers of version 1.
@@ -62,6 +63,28 @@ impl Place {
     /// The static server that everything starts.
     pub(super) fn server() -> PathBuf {
         builds("hello").1
+    }
+
+    /// A root file system with the same server, linked dynamically as the workspace's build leaves it, and with its
+    /// loader and libraries.
+    pub(super) fn root(&self) -> anyhow::Result<PathBuf> {
+        let root = self.path().join("root");
+        for name in ["dev", "proc", "tmp", "run"] {
+            fs::create_dir_all(root.join(name))?;
+        }
+        let server = target_dir().join("release/hello");
+        let listed = Command::new("ldd").arg(&server).output().context("cannot run ldd")?;
+        let listed = String::from_utf8(listed.stdout)?;
+        let libraries: Vec<&Path> =
+            listed.split_whitespace().filter(|word| word.starts_with('/')).map(Path::new).collect();
+        anyhow::ensure!(!libraries.is_empty(), "{} is not linked dynamically", server.display());
+        for library in libraries {
+            let copy = root.join(library.strip_prefix("/")?);
+            fs::create_dir_all(copy.parent().unwrap_or(&root))?;
+            fs::copy(library, copy)?;
+        }
+        fs::copy(server, root.join("server"))?;
+        Ok(root)
     }
 
     /// Measures a start.
