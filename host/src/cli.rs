@@ -137,9 +137,10 @@ struct PlaceArguments {
     /// than root a directory of their own]
     #[arg(long)]
     state_dir: Option<PathBuf>,
-    /// The cgroup below which each run has its own
-    #[arg(long, default_value = "baton")]
-    cgroup_parent: String,
+    /// The cgroup below which each run has its own [default: `baton`, within what the service
+    /// manager has delegated where it has]
+    #[arg(long)]
+    cgroup_parent: Option<String>,
 }
 
 impl PlaceArguments {

@@ -248,10 +248,16 @@ impl<C: Send + 'static> Pool<C> {
     /// Gives a function no more requests; its sandboxes end when they have none.
     pub fn retire(&self, function: FunctionId) {
         self.shared.tell_with(|inner| {
-            inner.specs.remove(&function);
+            let root = inner.specs.remove(&function).and_then(|spec| spec.root);
+            let shared = |root: &u32| inner.specs.values().any(|spec| spec.root == Some(*root));
+            if let Some(root) = root.filter(|root| !shared(root)) {
+                inner.asks.push(ToDaemon::Forget { root });
+            }
             inner.consumed.remove(&function);
             Event::Retire(function)
         });
+        // Whatever the schedule makes of it.
+        self.shared.changed.notify_one();
     }
 
     /// A warm sandbox with room, if there is one.
@@ -594,7 +600,7 @@ mod tests {
     use crate::ice::Ice;
     use crate::lease::{Endpoint, Phase};
     use crate::lifecycle::State;
-    use crate::protocol::SandboxId;
+    use crate::protocol::{SandboxId, ToDaemon};
     use crate::schedule::{Cause, Effect, KeepAlive};
     use crate::spec::{FunctionSpec, Listen};
     use crate::way::Way;
@@ -704,6 +710,16 @@ mod tests {
         drop(pool.try_lease(function).unwrap());
         assert!(pool.try_lease(function).is_none());
         assert_eq!(states(&pool, function), [State::Removing]);
+    }
+
+    #[test]
+    fn a_root_is_forgotten_with_the_last_function_that_has_it() {
+        let pool = pool(0);
+        let [first, second] = [(); 2].map(|()| pool.add(FunctionSpec { root: Some(7), ..spec() }));
+        pool.retire(first);
+        assert_eq!(pool.shared.work().asks, []);
+        pool.retire(second);
+        assert_eq!(pool.shared.work().asks, [ToDaemon::Forget { root: 7 }]);
     }
 
     #[tokio::test]

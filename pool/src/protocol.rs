@@ -48,7 +48,8 @@ impl fmt::Display for SandboxId {
 }
 
 /// From the supervisor to the daemon: a root that sandboxes can be given. With a descriptor of a detached mount, the
-/// root is that; without one it is empty but for what every sandbox has and the directory of the socket.
+/// root is that; without one it is empty but for what every sandbox has and the directory of the socket. A second
+/// descriptor stays open as long as the root is known or a sandbox has it, for the sake of a lock on it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Root {
     /// Its number, never used for another root in the daemon's life.
@@ -92,6 +93,11 @@ pub enum ToDaemon {
     Remove {
         /// Which one.
         id: SandboxId,
+    },
+    /// No sandbox will be given this root any more; those that have it keep it.
+    Forget {
+        /// The root's number.
+        root: u32,
     },
 }
 
@@ -222,6 +228,9 @@ pub enum CgroupFile {
 
 /// The period of every CPU quota, in microseconds.
 pub const CPU_PERIOD_US: u64 = 100_000;
+/// The CPU quota that a sandbox is parked with, in microseconds a period: one core, as functions have by default.
+/// Changing it makes the kernel look at every control group there is, so it is written at a start only where it differs.
+pub const PARKED_QUOTA_US: u64 = CPU_PERIOD_US;
 
 /// Makes a connected pair: one end for the daemon, one for the host. Both are blocking and close-on-exec.
 ///

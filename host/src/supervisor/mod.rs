@@ -91,6 +91,7 @@ use crate::handover::{self, Deployment, Outgoing, Sandboxes, TlsFiles};
 use crate::manifest::{Faults, Manifest, Policy};
 use crate::tls::TlsError;
 use baton_otel::Environment;
+use baton_pool::daemon::delegation;
 use baton_pool::daemon::probe::Machine;
 use child::{Child, UnknownUser};
 use listeners::Listeners;
@@ -117,8 +118,32 @@ const POOL_MARGIN: Duration = Duration::from_secs(10);
 pub struct Places {
     /// The directory below which each run has one of its own.
     pub state_dir: PathBuf,
-    /// The cgroup below which each run has one of its own, from the root of the hierarchy.
-    pub cgroup_parent: String,
+    /// The cgroup below which each run has one of its own, from the root of the hierarchy; `None` for
+    /// one within what was delegated to this process, or [`CGROUP_PARENT`].
+    pub cgroup_parent: Option<String>,
+}
+
+/// The cgroup of all runs on a machine that has delegated none.
+pub const CGROUP_PARENT: &str = "baton";
+
+impl Places {
+    /// The cgroup below which the run's is made; where sandboxes `can_be_made`, processes of a
+    /// delegated one move out of its way.
+    fn settle(&self, can_be_made: bool) -> String {
+        if let Some(parent) = &self.cgroup_parent {
+            return parent.trim_matches('/').to_owned();
+        }
+        let delegated = match can_be_made {
+            true => delegation::settle(),
+            false => Ok(None),
+        };
+        let delegated = delegated.unwrap_or_else(|error| {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "cgroups are made outside of what was delegated");
+            None
+        });
+        delegated.unwrap_or_else(|| CGROUP_PARENT.to_owned())
+    }
 }
 
 /// What each function's component file holds; nothing for a function without one.
@@ -149,10 +174,11 @@ pub fn run(origin: Origin<'_>, places: &Places, environment: &Environment) -> an
         child::ids(&manifest.host.user).map_err(Misuse::User)?;
     }
     crate::host::telemetry_settings(&manifest.telemetry, environment).map_err(Misuse::Telemetry)?;
-    let run_dir = RunDir::create(places)?;
+    let run_dir = RunDir::create(&places.state_dir, places.settle(missing.is_empty()))?;
     let listeners = Listeners::bind(&manifest.host).map_err(Misuse::Bind)?;
     let mut roots = 0;
     let deployments = artifacts::open(&manifest, &components, &mut roots)?;
+    prune_images(&manifest);
     let tls = artifacts::tls(&manifest.host)?;
     let cache = artifacts::cache(&manifest.host);
     let sockets = missing.is_empty().then(|| run_dir.sockets(&manifest.host));
@@ -200,6 +226,13 @@ fn require_sandboxes(missing: &str, manifest: &Manifest) -> Result<(), Misuse> {
         );
     }
     Ok(())
+}
+
+/// Removes unpacked images that nobody uses any more.
+fn prune_images(manifest: &Manifest) {
+    if let Err(error) = images::prune(&manifest.host.cache.dir, images::UNUSED_MAX) {
+        tracing::warn!(%error, "cannot remove unpacked images that nobody uses");
+    }
 }
 
 /// Whether a pool daemon has something to do.

@@ -104,13 +104,13 @@ fn socket(listen: &Listen) -> Option<PathBuf> {
     }
 }
 
-/// Tells a daemon of a root. Its copy of the mount goes with it.
+/// Tells a daemon of a root. Its copy of the mount goes with it, and the directory, on which an image has its lock.
 pub(super) fn send(own: &FunctionRoot, daemon: &OwnedFd) -> io::Result<()> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_EMPTY_PATH;
     let tree = own.directory.as_ref().map(|directory| open_tree(directory, "", flags));
     let tree = tree.transpose()?;
-    let tree: Vec<_> = tree.iter().map(AsFd::as_fd).collect();
-    protocol::send(daemon, &own.root, &tree)
+    let descriptors: Vec<_> = tree.iter().chain(&own.directory).map(AsFd::as_fd).collect();
+    protocol::send(daemon, &own.root, &descriptors)
 }

@@ -38,6 +38,7 @@ impl Supervisor<'_> {
         let mut deployments = artifacts::open(&manifest, &components, &mut self.roots)?;
         reuse(&mut self.deployments, &mut deployments);
         self.deployments = deployments;
+        super::prune_images(&self.manifest);
         self.manifest.functions = manifest.functions;
         if let Some(pool) = &self.pool {
             self.tell_roots(&pool.child.control, known);

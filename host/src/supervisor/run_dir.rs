@@ -9,28 +9,30 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use baton_pool::daemon::sweep::{RunLock, sweep};
 
-use super::{Misuse, Places};
+use super::Misuse;
 use crate::manifest;
 
 /// This run's directory; its lock is held while the supervisor lives.
 pub struct RunDir {
     lock: RunLock,
     cgroup: String,
-    places: Places,
+    state_dir: PathBuf,
+    cgroup_parent: String,
 }
 
 impl RunDir {
-    /// Removes what runs that have died left behind, then makes a directory for this one.
+    /// Removes what runs that have died left behind, then makes a directory for this one below
+    /// `state_dir`; its cgroup is to be below `cgroup_parent`.
     ///
     /// # Errors
     /// When the state directory cannot be written.
-    pub fn create(places: &Places) -> anyhow::Result<Self> {
-        clean(places);
+    pub fn create(state_dir: &Path, cgroup_parent: String) -> anyhow::Result<Self> {
+        clean(state_dir, &cgroup_parent);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let id = format!("{}-{:x}", std::process::id(), now.as_millis());
-        let lock = RunLock::claim(&places.state_dir, &id)?;
-        let cgroup = format!("{}/{id}", places.cgroup_parent.trim_matches('/'));
-        Ok(Self { lock, cgroup, places: places.clone() })
+        let lock = RunLock::claim(state_dir, &id)?;
+        let cgroup = format!("{cgroup_parent}/{id}");
+        Ok(Self { lock, cgroup, state_dir: state_dir.to_owned(), cgroup_parent })
     }
 
     /// The directory.
@@ -81,15 +83,15 @@ impl RunDir {
 
     /// Gives up the run and removes everything that is left of it.
     pub fn remove(self) {
-        let Self { lock, places, cgroup } = self;
+        let Self { lock, cgroup, state_dir, cgroup_parent } = self;
         let directory = lock.directory().to_owned();
         drop(lock);
-        clean(&places);
+        clean(&state_dir, &cgroup_parent);
         if directory.exists() {
             tracing::warn!(directory = %directory.display(), cgroup, "something of this run is left");
         }
         // The directory of all runs goes with the last one.
-        let _ = fs::remove_dir(&places.state_dir);
+        let _ = fs::remove_dir(&state_dir);
     }
 }
 
@@ -104,8 +106,8 @@ fn may_enter(dir: &Path, uid: u32, gid: u32) -> bool {
     meta.mode() & execute != 0
 }
 
-fn clean(places: &Places) {
-    let (removed, failed) = sweep(&places.state_dir, places.cgroup_parent.trim_matches('/'));
+fn clean(state_dir: &Path, cgroup_parent: &str) {
+    let (removed, failed) = sweep(state_dir, cgroup_parent);
     for run in removed {
         tracing::debug!(run, "removed what a run left");
     }

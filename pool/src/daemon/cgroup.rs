@@ -15,7 +15,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::probe::CgroupVersion;
-use crate::protocol::CgroupFile;
+use crate::protocol::{CPU_PERIOD_US, CgroupFile, PARKED_QUOTA_US};
 
 /// The v1 controllers that a sandbox is put under; v2 has one hierarchy for all of them.
 pub(super) const V1_CONTROLLERS: [&str; 5] = ["memory", "cpu", "cpuacct", "pids", "freezer"];
@@ -70,6 +70,15 @@ impl Hierarchies {
     /// Controllers by their kernel name.
     pub(super) fn controllers(&self) -> impl Iterator<Item = &str> {
         self.roots.keys().map(String::as_str)
+    }
+
+    /// The root of v2's hierarchy.
+    pub(super) fn unified(&self) -> Option<&Path> {
+        self.roots
+            .values()
+            .next()
+            .filter(|_| self.version == CgroupVersion::V2)
+            .map(PathBuf::as_path)
     }
 
     /// The hierarchies that sandboxes use as they are when each of their roots is mounted at its number below
@@ -160,22 +169,32 @@ impl Group<'_> {
     }
 
     /// On v2, has groups below this one limited by the controllers that they need, as far as this process may say.
+    /// Who gives them to those below already, as everybody above a delegated group does, is left alone.
     fn delegate(&self) {
         if self.hierarchies.version == CgroupVersion::V1 {
             return;
         }
-        let wanted = V2_CONTROLLERS.map(|name| format!("+{name}")).join(" ");
         let mut above: Vec<_> = self.path.ancestors().collect();
         above.reverse();
         for path in above {
             for directory in self.hierarchies.group(path).directories() {
-                // Whoever has them already, or may not be asked, shows when a sandbox's limits are written.
-                let _ = fs::write(directory.join("cgroup.subtree_control"), &wanted);
+                let control = directory.join("cgroup.subtree_control");
+                let given = fs::read_to_string(&control).unwrap_or_default();
+                let lacks = |name: &&str| !given.split_whitespace().any(|there| there == *name);
+                let wanted: Vec<_> = V2_CONTROLLERS
+                    .into_iter()
+                    .filter(lacks)
+                    .map(|name| format!("+{name}"))
+                    .collect();
+                if !wanted.is_empty() {
+                    // Whoever may not be asked shows when a sandbox's limits are written.
+                    let _ = fs::write(control, wanted.join(" "));
+                }
             }
         }
     }
 
-    /// Makes the group with limits of memory, swap included, and processes, and moves this process into it.
+    /// Makes the group with limits of memory, swap included, processes and CPU time, and moves this process into it.
     pub(super) fn found(&self, memory: u64, pids: u32) -> io::Result<()> {
         for directory in self.directories() {
             fs::create_dir(&directory).map_err(|error| at(&directory, &error))?;
@@ -198,6 +217,15 @@ impl Group<'_> {
             }
         }
         self.write("pids", "pids.max", &pids)?;
+        match self.hierarchies.version {
+            // The period is the kernel's own.
+            CgroupVersion::V1 => {
+                self.write("cpu", "cpu.cfs_quota_us", &PARKED_QUOTA_US.to_string())?;
+            }
+            CgroupVersion::V2 => {
+                self.write("cpu", "cpu.max", &format!("{PARKED_QUOTA_US} {CPU_PERIOD_US}"))?;
+            }
+        }
         self.enter()
     }
 

@@ -12,6 +12,7 @@
 //! It ends when the host's socket does or on SIGTERM, and then nothing of its sandboxes is left.
 
 pub(crate) mod cgroup;
+pub mod delegation;
 mod network;
 pub mod probe;
 mod root;
@@ -50,6 +51,10 @@ use crate::protocol::{self, Exit, FromDaemon, Question, Root, SandboxId, ToDaemo
 
 /// Longest time that making a sandbox may take; the slowest seen needed 40 ms.
 const MAKING_MAX: Duration = Duration::from_secs(10);
+
+/// How long the place of a worker that gave a sandbox its root stays empty while nothing waits for a worker: the
+/// function starts meanwhile, and a fork would take its core for 0.2 ms.
+const HIRING_REST: Duration = Duration::from_millis(20);
 
 /// What a daemon is told at its start.
 #[derive(Clone, Debug)]
@@ -112,11 +117,13 @@ struct Daemon {
     /// `None` once it has nothing more to say.
     supervisor: Option<OwnedFd>,
     signals: SignalFd,
-    /// Roots that sandboxes can be given, and where their functions make their socket.
-    roots: BTreeMap<u32, Option<PathBuf>>,
+    /// Roots that sandboxes can be given.
+    roots: BTreeMap<u32, root::Kept>,
     /// Sandboxes that wait for a worker to give them their root.
     attachments: VecDeque<(SandboxId, Attachment)>,
     workers: Vec<Worker>,
+    /// When the workers are brought up to their number.
+    hiring: Option<Instant>,
     sandboxes: BTreeMap<SandboxId, Sandbox>,
 }
 
@@ -137,8 +144,8 @@ enum WorkerState {
         id: SandboxId,
         since: Instant,
     },
-    /// Its sandbox is made, and it is about to end.
-    Done,
+    /// It has made this sandbox, if that was its work, and is about to end.
+    Done(Option<SandboxId>),
 }
 
 enum Sandbox {
@@ -147,7 +154,7 @@ enum Sandbox {
     /// A worker is at it; a doomed one is removed as soon as it is made.
     Making { doomed: bool },
     /// Its init is this process's child (or about to be).
-    Live { init: Pid, socket: Option<PathBuf> },
+    Live { init: Pid, socket: Option<PathBuf>, root: Option<Rc<OwnedFd>> },
     /// Of a daemon that died; somebody else reaps its processes.
     Inherited { processes: Vec<OwnedFd> },
 }
@@ -195,6 +202,7 @@ impl Daemon {
             roots: BTreeMap::new(),
             attachments: VecDeque::new(),
             workers: Vec::new(),
+            hiring: None,
             sandboxes: BTreeMap::new(),
         };
         daemon.group().create().map_err(|error| Error::Setup("make its control group", error))?;
@@ -229,6 +237,7 @@ impl Daemon {
                 return Ok(());
             }
             self.give_up_late_workers();
+            self.hire_in_time()?;
             self.assign()?;
         }
     }
@@ -252,7 +261,8 @@ impl Daemon {
         }
         let supervisor = watched.len();
         watched.extend(self.supervisor.iter().map(|socket| PollFd::new(socket, PollFlags::IN)));
-        let first_deadline = self.workers.iter().filter_map(Worker::deadline).min();
+        let deadlines = self.workers.iter().filter_map(Worker::deadline);
+        let first_deadline = deadlines.chain(self.hiring).min();
         let patience = first_deadline
             .map(|deadline| Timespec::try_from(deadline.saturating_duration_since(Instant::now())))
             .transpose()
@@ -279,10 +289,11 @@ impl Daemon {
         let Some(supervisor) = &self.supervisor else { return Ok(()) };
         match protocol::receive_now::<Root>(supervisor) {
             Ok(Some((root, descriptors))) => {
-                match root::keep(&root, descriptors.into_iter().next()) {
-                    Ok(()) => drop(self.roots.insert(root.number, root.socket)),
+                let number = root.number;
+                match root::keep(root, descriptors) {
+                    Ok(kept) => drop(self.roots.insert(number, kept)),
                     Err(error) => {
-                        tracing::error!(root = root.number, %error, "cannot keep a root");
+                        tracing::error!(root = number, %error, "cannot keep a root");
                     }
                 }
                 self.hire()
@@ -309,6 +320,15 @@ impl Daemon {
                 Ok(Flow::On)
             }
             Ok(Some((ToDaemon::Remove { id }, _))) => self.remove(id),
+            Ok(Some((ToDaemon::Forget { root }, _))) => {
+                // A predecessor may have known it.
+                if let Some(kept) = self.roots.remove(&root)
+                    && let Err(error) = kept.forget()
+                {
+                    tracing::warn!(root, %error, "cannot let go of a root");
+                }
+                Ok(Flow::On)
+            }
             Ok(None) => Ok(Flow::End),
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(Flow::End),
             Err(error) => Err(error),
@@ -346,7 +366,7 @@ impl Daemon {
     /// Does what the host cannot do itself.
     fn asked(&mut self, id: SandboxId, question: &Question) -> io::Result<Flow> {
         let uid = self.uid(id);
-        let Some(Sandbox::Live { init, socket }) = self.sandboxes.get_mut(&id) else {
+        let Some(Sandbox::Live { init, socket, root: hold }) = self.sandboxes.get_mut(&id) else {
             return self.answer(id, Err("no such sandbox lives".to_owned()), &[]);
         };
         match question {
@@ -369,10 +389,12 @@ impl Daemon {
             }
             Question::Attach { root } => match self.roots.get(root) {
                 None => self.answer(id, Err(format!("there is no root {root}")), &[]),
-                Some(path) => {
-                    socket.clone_from(path);
+                Some(kept) => {
+                    socket.clone_from(&kept.socket);
+                    hold.clone_from(&kept.hold);
                     let init = init.as_raw_nonzero().get();
-                    let attachment = Attachment { init, root: *root, socket: path.clone(), uid };
+                    let attachment =
+                        Attachment { init, root: *root, socket: kept.socket.clone(), uid };
                     self.attachments.push_back((id, attachment));
                     Ok(Flow::On)
                 }
@@ -512,14 +534,14 @@ impl Daemon {
         let worker = &mut self.workers[index];
         let id = match worker.state {
             WorkerState::Making { id, .. } | WorkerState::Attaching { id, .. } => id,
-            WorkerState::Idle | WorkerState::Done => return Ok(Flow::On),
+            WorkerState::Idle | WorkerState::Done(_) => return Ok(Flow::On),
         };
         match protocol::receive_now::<Report>(&worker.socket) {
             Ok(Some((Report::Parked { pid, files, egress, steps }, descriptors))) => {
-                worker.state = WorkerState::Done;
+                worker.state = WorkerState::Done(Some(id));
                 let Some(init) = Pid::from_raw(pid) else { return Ok(Flow::On) };
                 let doomed = matches!(
-                    self.sandboxes.insert(id, Sandbox::Live { init, socket: None }),
+                    self.sandboxes.insert(id, Sandbox::Live { init, socket: None, root: None }),
                     Some(Sandbox::Making { doomed: true })
                 );
                 if doomed {
@@ -533,7 +555,7 @@ impl Daemon {
                 )
             }
             Ok(Some((Report::Attached, _))) => {
-                worker.state = WorkerState::Done;
+                worker.state = WorkerState::Done(None);
                 self.answer(id, Ok(()), &[])
             }
             Ok(Some((Report::Failed { error }, _))) => match &mut worker.state {
@@ -542,7 +564,7 @@ impl Daemon {
                     Ok(Flow::On)
                 }
                 _ => {
-                    worker.state = WorkerState::Done;
+                    worker.state = WorkerState::Done(None);
                     self.answer(id, Err(error), &[])
                 }
             },
@@ -598,13 +620,23 @@ impl Daemon {
 
     fn on_worker_end(&mut self, index: usize, status: WaitStatus) -> io::Result<Flow> {
         let worker = self.workers.swap_remove(index);
-        self.hire()?;
+        match worker.state {
+            WorkerState::Done(None) => {
+                self.hiring.get_or_insert_with(|| Instant::now() + HIRING_REST);
+            }
+            _ => self.hire()?,
+        }
         let (id, failure) = match worker.state {
             WorkerState::Making { id, failure, .. } => (id, failure),
             WorkerState::Attaching { id, .. } => {
                 return self.answer(id, Err(half_way(status)), &[]);
             }
-            WorkerState::Idle | WorkerState::Done => return Ok(Flow::On),
+            WorkerState::Done(Some(id)) if exit_of(status) != Some(Exit::Code(0)) => {
+                // Killed between its report and its last act.
+                remove_files(id)?;
+                return Ok(Flow::On);
+            }
+            WorkerState::Idle | WorkerState::Done(_) => return Ok(Flow::On),
         };
         let error = failure.unwrap_or_else(|| half_way(status));
         self.clear_up(id)?;
@@ -636,13 +668,7 @@ impl Daemon {
         }
         self.group_of(id).kill()?;
         self.group_of(id).remove()?;
-        for directory in [state::BUNDLES, state::CONTAINERS] {
-            match fs::remove_dir_all(format!("{directory}/{id}")) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-        }
-        Ok(())
+        remove_files(id)
     }
 
     /// Finishes sandboxes of an earlier daemon whose processes are dead.
@@ -712,6 +738,18 @@ impl Daemon {
         }
     }
 
+    /// Brings the workers up to their number when that is due or something waits for one.
+    fn hire_in_time(&mut self) -> io::Result<()> {
+        let Some(due) = self.hiring else { return Ok(()) };
+        let queued = |sandbox: &Sandbox| matches!(sandbox, Sandbox::Queued { .. });
+        let waited_for = !self.attachments.is_empty() || self.sandboxes.values().any(queued);
+        if waited_for || Instant::now() >= due {
+            self.hiring = None;
+            self.hire()?;
+        }
+        Ok(())
+    }
+
     /// Brings the workers up to their number; where there are roots, one more gives them out.
     fn hire(&mut self) -> io::Result<()> {
         let wanted = self.config.workers.max(1) + usize::from(!self.roots.is_empty());
@@ -738,8 +776,17 @@ impl Daemon {
             ForkResult::Child => {
                 let others =
                     [self.host.as_raw_fd(), self.signals.as_fd().as_raw_fd(), socket.as_raw_fd()];
+                let roots = self.sandboxes.values().filter_map(|sandbox| match sandbox {
+                    Sandbox::Live { root, .. } => root.as_ref(),
+                    _ => None,
+                });
+                let roots: BTreeSet<RawFd> = roots
+                    .chain(self.roots.values().filter_map(|kept| kept.hold.as_ref()))
+                    .map(|hold| hold.as_raw_fd())
+                    .collect();
                 let others = others
                     .into_iter()
+                    .chain(roots)
                     .chain(self.supervisor.iter().map(AsRawFd::as_raw_fd))
                     .chain(self.workers.iter().map(|worker| worker.socket.as_raw_fd()));
                 let worked = begin_work(daemon, others)
@@ -797,7 +844,7 @@ impl Worker {
             WorkerState::Making { since, .. } | WorkerState::Attaching { since, .. } => {
                 Some(since + MAKING_MAX)
             }
-            WorkerState::Idle | WorkerState::Done => None,
+            WorkerState::Idle | WorkerState::Done(_) => None,
         }
     }
 }
@@ -824,6 +871,17 @@ fn take_signals() -> io::Result<SignalFd> {
     taken.extend([NixSignal::SIGCHLD, NixSignal::SIGTERM, NixSignal::SIGINT]);
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&taken), None)?;
     Ok(SignalFd::with_flags(&taken, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
+}
+
+/// Removes what a worker wrote to make a sandbox.
+fn remove_files(id: SandboxId) -> io::Result<()> {
+    for directory in [state::BUNDLES, state::CONTAINERS] {
+        match fs::remove_dir_all(format!("{directory}/{id}")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// What a forked worker does first: dies with the daemon, takes signals as usual, lets go of the daemon's own.

@@ -5,12 +5,15 @@
 //! nosuid and nodev, enters the sandbox's mount namespace, puts the clone over the root there, moves `/dev`, `/proc`
 //! and `/tmp` into it, and pivots: the kernel then moves every process in there, the parked stub, to the new root.
 //!
+//! It is kept until the host says that no function needs it any more.
+//!
 //! What a root holds is the function's own and may be made to deceive: paths in it are resolved within it.
 
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
+use std::rc::Rc;
 
 use nix::sched::{CloneFlags, setns};
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, openat2};
@@ -40,6 +43,17 @@ pub(super) struct Attachment {
     pub(super) uid: u32,
 }
 
+/// A root that sandboxes can be given.
+#[derive(Debug)]
+pub(super) struct Kept {
+    number: u32,
+    /// Where functions with it make their socket.
+    pub(super) socket: Option<PathBuf>,
+    mounted: bool,
+    /// What stays open while the root is known or a sandbox has it.
+    pub(super) hold: Option<Rc<OwnedFd>>,
+}
+
 /// Why a sandbox did not get its root.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum AttachError {
@@ -57,19 +71,38 @@ pub(super) enum AttachError {
 
 /// Keeps a root for the sandboxes to come. `tree` is a detached mount; without it the root is empty but for what
 /// every sandbox has and the directory of its socket.
-pub(super) fn keep(root: &Root, tree: Option<OwnedFd>) -> io::Result<()> {
+/// The descriptors are those of [`Root`].
+pub(super) fn keep(root: Root, descriptors: Vec<OwnedFd>) -> io::Result<Kept> {
     let directory = path(root.number);
     fs::create_dir(&directory)?;
+    let mut descriptors = descriptors.into_iter();
+    let (tree, hold) = (descriptors.next(), descriptors.next());
+    let mounted = tree.is_some();
     match tree {
         Some(tree) => {
             // Nothing that is mounted below it later comes in.
             set_attributes(tree.as_fd(), 0, libc::MS_PRIVATE, None)?;
-            Ok(move_mount(tree, "", CWD, &directory, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
+            move_mount(tree, "", CWD, &directory, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
         }
         None => {
             let socket = root.socket.as_deref().and_then(Path::parent).map(inside);
             let mut kept = KEPT.iter().map(PathBuf::from).chain(socket.transpose()?);
-            kept.try_for_each(|kept| fs::create_dir_all(directory.join(kept)))
+            kept.try_for_each(|kept| fs::create_dir_all(directory.join(kept)))?;
+        }
+    }
+    Ok(Kept { number: root.number, socket: root.socket, mounted, hold: hold.map(Rc::new) })
+}
+
+impl Kept {
+    /// Lets go of it; sandboxes have mounts of their own.
+    pub(super) fn forget(self) -> io::Result<()> {
+        let directory = path(self.number);
+        if self.mounted {
+            unmount(&directory, UnmountFlags::DETACH)?;
+            // Empty, or nothing is removed: what was mounted is the function's.
+            fs::remove_dir(directory)
+        } else {
+            fs::remove_dir_all(directory)
         }
     }
 }

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use baton_pool::activation::{Program, StartFailure};
-use baton_pool::protocol::{self, Question, Root, SandboxId, ToDaemon};
+use baton_pool::protocol::{self, FromDaemon, Question, Root, SandboxId, ToDaemon};
+use rustix::fs::{FlockOperation, flock};
 use rustix::mount::{OpenTreeFlags, open_tree};
 
 use crate::support::{Daemon, Function, LIMITS, Sandbox, dynamic_program, server, status};
@@ -35,11 +36,23 @@ fn directory(daemon: &Daemon) -> PathBuf {
 
 /// Tells the daemon of a root, as the supervisor does.
 pub(crate) fn keep(daemon: &Daemon, number: u32, directory: Option<&Path>, socket: Option<&str>) {
+    keep_holding(daemon, number, directory, socket, None);
+}
+
+/// The same, with a descriptor that stays open as long as the root is needed.
+fn keep_holding(
+    daemon: &Daemon,
+    number: u32,
+    directory: Option<&Path>,
+    socket: Option<&str>,
+    hold: Option<File>,
+) {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let tree = directory.map(|directory| open_tree(rustix::fs::CWD, directory, flags).unwrap());
-    let tree: Vec<_> = tree.iter().map(AsFd::as_fd).collect();
+    let tree = tree.iter().map(AsFd::as_fd);
+    let descriptors: Vec<_> = tree.chain(hold.iter().map(AsFd::as_fd)).collect();
     let root = Root { number, socket: socket.map(PathBuf::from) };
-    protocol::send(&daemon.supervisor, &root, &tree).unwrap();
+    protocol::send(&daemon.supervisor, &root, &descriptors).unwrap();
 }
 
 fn at(path: &str) -> Program {
@@ -233,5 +246,49 @@ fn a_place_for_the_socket_that_leads_out_of_the_root_is_refused() {
     let sandbox = daemon.park(1);
     let refused = daemon.ask(sandbox.id, Question::Attach { root: 1 }).unwrap_err();
     assert!(refused.starts_with("the root has no directory /run for the socket"), "{refused}");
+    daemon.end();
+}
+
+/// Whether nobody has a lock on the directory.
+fn is_free(directory: &Path) -> bool {
+    let operation = FlockOperation::NonBlockingLockExclusive;
+    flock(File::open(directory).unwrap(), operation).is_ok()
+}
+
+#[test]
+fn a_forgotten_root_is_let_go_of_once_no_sandbox_has_it() {
+    let mut daemon = Daemon::start();
+    let root = directory(&daemon);
+    let hold = File::open(&root).unwrap();
+    flock(&hold, FlockOperation::LockShared).unwrap();
+    keep_holding(&daemon, 1, Some(&root), None, Some(hold));
+    let function = attached(&mut daemon, 1, 0);
+    let function = function.start(&daemon.run, LIMITS, &at("/bin/server")).unwrap();
+    // Workers that are hired from here on inherit what the daemon has open, and must let go of it.
+    let other = daemon.park(2);
+    daemon.tell(&ToDaemon::Forget { root: 1 });
+    let refused = daemon.ask(other.id, Question::Attach { root: 1 }).unwrap_err();
+    assert_eq!(refused, "there is no root 1");
+    assert_eq!(function.get("/read/greeting").unwrap(), "from the root");
+    assert!(!is_free(&root), "a sandbox has it");
+    assert!(matches!(daemon.remove(function.id), FromDaemon::Gone { .. }));
+    assert!(is_free(&root), "nobody has it");
+    let mounts = fs::read_to_string(format!("/proc/{}/mountinfo", daemon.process.id())).unwrap();
+    assert!(!mounts.contains(" /roots/"), "{mounts}");
+    assert!(root.join("greeting").exists(), "what is in it is not the daemon's to remove");
+    daemon.end();
+}
+
+#[test]
+fn a_forgotten_root_without_a_directory_leaves_nothing() {
+    let mut daemon = Daemon::start();
+    keep(&daemon, 1, None, Some("/run/a/b.sock"));
+    let _sandbox = attached(&mut daemon, 1, 0);
+    let kept = PathBuf::from(format!("/proc/{}/root/roots", daemon.process.id()));
+    assert_eq!(fs::read_dir(&kept).unwrap().count(), 1);
+    daemon.tell(&ToDaemon::Forget { root: 1 });
+    // It has heard that before it answers this.
+    let _other = daemon.park(2);
+    assert_eq!(fs::read_dir(&kept).unwrap().count(), 0);
     daemon.end();
 }
