@@ -14,6 +14,7 @@ use baton::verify::offline;
 use baton::{ask, compile, doctor, explain, host, supported, top};
 use clap::Parser as _;
 use nix::sys::prctl;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::SigSet;
 use tracing_appender::non_blocking::WorkerGuard;
 use wasmtime::PoolingAllocationConfig;
@@ -129,6 +130,7 @@ fn host_process(arguments: &HostArguments) -> anyhow::Result<()> {
     let handover = Handover::receive(&control)?;
     // Requests must not wait for whoever reads the log.
     let _flushes = start_log(handover.manifest.host.log, Writing::Aside);
+    raise_descriptors()?;
     let environment = std::env::vars().collect();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -180,6 +182,13 @@ fn drop_privileges(uid: u32, gid: u32) -> nix::Result<()> {
     nix::unistd::setuid(uid.into())?;
     prctl::set_no_new_privs()?;
     find_pagemap()
+}
+
+/// Lets this process have as many descriptors as it may: clients, and for each sandbox up to twenty and
+/// one for each connection. It starts no process that would inherit that.
+fn raise_descriptors() -> nix::Result<()> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)
 }
 
 /// Has Wasmtime open `/proc/self/pagemap`, which tells it the pages that a guest has written, so that

@@ -7,6 +7,7 @@ use baton_tests::client::{Connection, Raw, request, tier_of};
 use baton_tests::footprint::Footprint;
 use baton_tests::{wait_for, wait_until};
 use http::Method;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -29,6 +30,26 @@ fn nothing_remains_after_a_stop() {
 fn made(baton: &Baton) -> Vec<Pid> {
     let pids = baton.sandboxes().into_iter().map(|sandbox| Pid::from_raw(sandbox.pid));
     pids.filter(|pid| pid.as_raw() > 0).collect()
+}
+
+/// How many descriptors a process may have: now, and at most.
+fn descriptors(process: Pid) -> [u64; 2] {
+    let limits = std::fs::read_to_string(format!("/proc/{process}/limits")).unwrap();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+    let mut numbers = line.split_whitespace().filter_map(|word| word.parse().ok());
+    [(); 2].map(|()| numbers.next().unwrap())
+}
+
+#[test]
+fn the_host_has_as_many_descriptors_as_it_may_and_a_function_its_own() {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    // Only this test's process, which Baton inherits it from.
+    setrlimit(Resource::RLIMIT_NOFILE, 512, most).unwrap();
+    let baton = Setup::new().native("hello").start();
+    assert_eq!(baton.get("/hello").body(), "hello, world\n");
+    assert_eq!(descriptors(baton.host_pid()), [most, most]);
+    let function = &baton.sandboxes_of("hello")[0];
+    assert_eq!(descriptors(Pid::from_raw(function.pid)), [1024, 1024]);
 }
 
 #[test]
