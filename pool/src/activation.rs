@@ -3,7 +3,8 @@
 //! ```text
 //! Parked ──activate──▶ Activating ──outcome──▶ executed (end of file) | StartFailure (step and errno)
 //! ```
-//! The function's limits are written into the cgroup files that the daemon handed over, then the stub in the
+//! The function's limits, as far as they differ from what the sandbox was parked with, are written into the cgroup
+//! files that the daemon handed over, then the stub in the
 //! sandbox gets one message: listening socket, executable, standard output and error, resource limits, argv and
 //! environment. The caller drops its own copies of the listener and of the pipes' write ends afterwards, so that
 //! a function's death is seen.
@@ -15,7 +16,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
-use crate::protocol::{self, CPU_PERIOD_US, CgroupFile};
+use crate::protocol::{self, CPU_PERIOD_US, CgroupFile, PARKED_QUOTA_US};
 
 /// The shortest CPU quota that the kernel accepts, in microseconds a period.
 const CPU_QUOTA_MIN_US: u128 = 1_000;
@@ -178,6 +179,7 @@ impl Parked {
                     write_number(descriptor, limits.memory)?;
                 }
                 CgroupFile::SwapMax => write_number(descriptor, 0)?,
+                CgroupFile::CpuQuota | CgroupFile::CpuMax if quota == PARKED_QUOTA_US => {}
                 CgroupFile::CpuQuota => write_number(descriptor, quota)?,
                 CgroupFile::CpuMax => write(descriptor, &format!("{quota} {CPU_PERIOD_US}"))?,
                 CgroupFile::PidsMax => write_number(descriptor, u64::from(limits.pids))?,

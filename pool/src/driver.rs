@@ -1,6 +1,7 @@
 //! Does what the schedule decides: speaks to the daemon, starts keepers, wakes up in time.
 
 use crate::activation::Parked;
+use crate::berth::Berth;
 use crate::client::{PoolEvent, Shared};
 use crate::keeper::{Keeper, socket_path};
 use crate::lease::Phase;
@@ -27,7 +28,9 @@ struct Driver<C: Send + 'static> {
     daemon: Option<AsyncFd<OwnedFd>>,
     /// At most two messages a sandbox, and a greeting.
     outbox: VecDeque<ToDaemon>,
-    parked: BTreeMap<SandboxId, Parked>,
+    parked: BTreeMap<SandboxId, Ready>,
+    /// Parked ones that have no berth yet.
+    bare: VecDeque<SandboxId>,
     keepers: JoinSet<()>,
     kept: HashMap<task::Id, SandboxId>,
     /// What is left of sandboxes whose keepers have not said all yet: why a start failed, the last lines.
@@ -35,6 +38,12 @@ struct Driver<C: Send + 'static> {
     /// Since when sandboxes are being ended.
     ending: BTreeMap<SandboxId, SystemTime>,
     closed: bool,
+}
+
+/// A sandbox that waits for its function, and what else a start needs.
+struct Ready {
+    parked: Parked,
+    berth: Option<Berth>,
 }
 
 /// Runs the pool until it has been shut down.
@@ -45,6 +54,7 @@ pub(crate) async fn drive<C: Send + 'static>(shared: Arc<Shared<C>>, sockets: Pa
         daemon: None,
         outbox: VecDeque::new(),
         parked: BTreeMap::new(),
+        bare: VecDeque::new(),
         keepers: JoinSet::new(),
         kept: HashMap::new(),
         gone: BTreeMap::new(),
@@ -90,6 +100,8 @@ impl<C: Send + 'static> Driver<C> {
                 }
             }
             Some(ended) = self.keepers.join_next_with_id() => self.ended(ended),
+            // Whoever was parked for a function that waits has left by now.
+            () = std::future::ready(()), if !self.bare.is_empty() => self.prepare(),
         }
     }
 
@@ -156,9 +168,9 @@ impl<C: Send + 'static> Driver<C> {
     }
 
     fn activate(&mut self, id: SandboxId, function: FunctionId) {
-        let parked = self.parked.remove(&id);
-        let (Some(parked), Some((pid, _)), Some(spec)) =
-            (parked, self.shared.progress(id), self.shared.spec(function))
+        let ready = self.parked.remove(&id);
+        let (Some(ready), Some((pid, _)), Some(spec)) =
+            (ready, self.shared.progress(id), self.shared.spec(function))
         else {
             // Its daemon died or its function was retired before we came to it.
             self.shared.tell(Event::Died(id));
@@ -167,8 +179,21 @@ impl<C: Send + 'static> Driver<C> {
         let path = socket_path(&self.sockets, id);
         let shared = Arc::clone(&self.shared);
         let keeper = Keeper { shared, id, function, spec, pid, path };
-        let task = self.keepers.spawn(keeper.keep(parked));
+        let task = self.keepers.spawn(keeper.keep(ready.parked, ready.berth));
         self.kept.insert(task.id(), id);
+    }
+
+    /// Makes a berth for a sandbox that is still parked, ahead of its function.
+    fn prepare(&mut self) {
+        let bare = self.bare.pop_front();
+        let Some((id, ready)) = bare.and_then(|id| Some((id, self.parked.get_mut(&id)?))) else {
+            return;
+        };
+        match Berth::make(Some(&socket_path(&self.sockets, id))) {
+            Ok(berth) => ready.berth = Some(berth),
+            // The start will try again, and its failure says why.
+            Err(error) => tracing::debug!(%error, sandbox = %id, "no berth is made ahead"),
+        }
     }
 
     fn ended(&mut self, keeper: Result<(task::Id, ()), JoinError>) {
@@ -217,7 +242,8 @@ impl<C: Send + 'static> Driver<C> {
             FromDaemon::Parked { id, pid, files, egress, steps } => {
                 match Parked::new(&files, egress, descriptors) {
                     Ok(parked) => {
-                        self.parked.insert(id, parked);
+                        self.parked.insert(id, Ready { parked, berth: None });
+                        self.bare.push_back(id);
                         self.shared.parked(id, pid, creation(&steps));
                     }
                     Err(error) => self.disconnect(&error),

@@ -1,7 +1,7 @@
 //! The task that starts one function in one sandbox and stays with it until its process has ended.
 //!
 //! ```text
-//! bind, connect ─▶ activate ─▶ exec answered ─▶ Executed ─▶ backlog empty ─▶ Accepted ─▶ process ended
+//! its berth (berth.rs) ─▶ activate ─▶ exec answered ─▶ Executed ─▶ backlog empty ─▶ Accepted ─▶ process ended
 //!        └─────────────┴─────────────┴─▶ StartFailed                                         └─▶ Died
 //! ```
 //! A function that makes its own socket is connected to until that succeeds, and is Executed and Accepted then. One
@@ -11,6 +11,7 @@
 //! tells nobody that a sandbox is gone before its keeper has said all.
 
 use crate::activation::{Activating, Freezer, Parked, Start, StartFailure};
+use crate::berth::{Berth, BerthError, Door, Name};
 use crate::client::{PoolEvent, Shared};
 use crate::ice::Ice;
 use crate::lease::{Endpoint, Phase};
@@ -20,19 +21,17 @@ use crate::protocol::{Question, SandboxId};
 use crate::readiness::watch;
 use crate::schedule::{Event, FunctionId};
 use crate::spec::{EGRESS_PORT, Egress, FunctionSpec, Listen, Serving};
-use crate::warm::{Diagnostics, LOOK, inode};
+use crate::warm::{Backlog, LOOK};
 use crate::way::{self, CLIENTS, Way};
 use std::error::Error;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 use tokio::sync::SetOnce;
 
@@ -41,14 +40,14 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
 enum StartError {
-    #[error("cannot listen on {path:?}")]
-    Listen { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Berth(#[from] BerthError),
     #[error("cannot give the sandbox its root")]
     Attach(#[source] io::Error),
     #[error("cannot reach the sandbox's network")]
     Network(#[source] io::Error),
-    #[error("cannot make a pipe for the output")]
-    Pipe(#[source] io::Error),
+    #[error("cannot let everybody write the function's output")]
+    Output(#[source] io::Error),
     #[error("cannot hand the function to its sandbox")]
     Activate(#[source] io::Error),
     #[error("cannot watch the sandbox")]
@@ -66,12 +65,14 @@ struct Process {
     stdout: pipe::Receiver,
     stderr: pipe::Receiver,
     egress: Option<Serving>,
+    /// Of its listener.
+    _name: Option<Name>,
 }
 
 /// How it is found out that a function accepts.
 enum Readiness {
-    /// A connection made before its start leaves the backlog of the listener with this inode.
-    Backlog(u32),
+    /// A connection made before its start leaves the backlog of its listener.
+    Backlog(Backlog),
     /// A connection to its own socket succeeds. Sockets for TCP, and what came of the execution.
     Connect(Vec<OwnedFd>, Executed),
 }
@@ -95,15 +96,13 @@ pub(crate) struct Keeper<C: Send + 'static> {
 impl<C: Send + 'static> Drop for Keeper<C> {
     fn drop(&mut self) {
         self.shared.tell(Event::Died(self.id));
-        // One that never came so far has no socket; nothing else can be wrong with our own directory.
-        let _ = std::fs::remove_file(&self.path);
     }
 }
 
 impl<C: Send + 'static> Keeper<C> {
-    /// Starts the function in `parked` and watches it to its end.
-    pub(crate) async fn keep(self, parked: Parked) {
-        match self.start(parked).await {
+    /// Starts the function in `parked`, for which a berth may have been made, and watches it to its end.
+    pub(crate) async fn keep(self, parked: Parked, berth: Option<Berth>) {
+        match self.start(parked, berth).await {
             Ok(process) => {
                 let mut talk = pin!(async {
                     tokio::join!(
@@ -128,70 +127,60 @@ impl<C: Send + 'static> Keeper<C> {
         }
     }
 
-    async fn start(&self, mut parked: Parked) -> Result<Process, StartError> {
+    async fn start(&self, mut parked: Parked, berth: Option<Berth>) -> Result<Process, StartError> {
         let began = SystemTime::now();
         let egress = self.egress(&mut parked).await.map_err(StartError::Egress)?;
         if let Some(root) = self.spec.root {
             let attached = self.shared.ask(self.id, Question::Attach { root }).await;
             attached.map_err(StartError::Attach)?;
         }
-        let (mut listening, mut sockets) = (None, Vec::new());
-        match self.spec.listen {
-            Listen::Inherited => listening = Some(self.listen().await?),
-            Listen::Unix => {}
-            Listen::Tcp(_) => {
-                // The loopback is up when the function starts.
-                let clients = Question::Clients { count: CLIENTS };
-                sockets = self.shared.ask(self.id, clients).await.map_err(StartError::Network)?;
-            }
+        let mut sockets = Vec::new();
+        if let Listen::Tcp(_) = self.spec.listen {
+            // The loopback is up when the function starts.
+            let clients = Question::Clients { count: CLIENTS };
+            sockets = self.shared.ask(self.id, clients).await.map_err(StartError::Network)?;
         }
-        let (stdout, stdout_writer) = output_pipe().map_err(StartError::Pipe)?;
-        let (stderr, stderr_writer) = output_pipe().map_err(StartError::Pipe)?;
+        let inherits = matches!(self.spec.listen, Listen::Inherited);
+        let berth = match berth {
+            Some(berth) => berth,
+            None => Berth::make(inherits.then_some(self.path.as_path()))?,
+        };
+        let Berth { door, stdout, stderr } = berth;
+        let door = door.filter(|_| inherits);
         if self.spec.root.is_some() {
             // Servers open their log by name, /dev/stderr, and are not the owner of the pipe behind it.
-            for writer in [&stdout_writer, &stderr_writer] {
+            for pipe in [&stdout, &stderr] {
                 let mode = rustix::fs::Mode::from_raw_mode(0o622);
-                rustix::fs::fchmod(writer, mode).map_err(|error| StartError::Pipe(error.into()))?;
+                rustix::fs::fchmod(&pipe.writer, mode)
+                    .map_err(|error| StartError::Output(error.into()))?;
             }
         }
         let activating = parked
             .activate(&Start {
                 program: &self.spec.program,
-                listener: listening.as_ref().map(|(listener, _)| listener.as_fd()),
-                stdout: stdout_writer.as_fd(),
-                stderr: stderr_writer.as_fd(),
+                listener: door.as_ref().map(|door| door.listener.as_fd()),
+                stdout: stdout.writer.as_fd(),
+                stderr: stderr.writer.as_fd(),
                 argv: &self.spec.argv,
                 env: &self.spec.env,
                 limits: self.spec.limits,
             })
             .map_err(StartError::Activate)?;
         // While anyone else holds these, the function's death would not be seen by whoever connects.
-        drop((stdout_writer, stderr_writer));
-        let listening = listening.map(|(listener, first)| {
-            let inode = inode(&listener).map_err(StartError::Watch);
-            inode.map(|inode| (inode, first))
-        });
-        let listening = listening.transpose()?;
+        let (stdout, stderr) = (stdout.reader, stderr.reader);
+        let door = door.map(|Door { listener: _, backlog, first, name }| (backlog, first, name));
         let (pidfd, freezer) = executed(activating).await?;
         let activated = Phase { name: "activate".to_owned(), start: began, end: SystemTime::now() };
         let executed = Executed { activated, freezer };
-        let readiness = match listening {
-            Some((inode, first)) => {
+        let (readiness, name) = match door {
+            Some((backlog, first, name)) => {
                 self.executed(Way::Inherited(self.path.clone()), first, executed);
-                Readiness::Backlog(inode)
+                (Readiness::Backlog(backlog), Some(name))
             }
-            None => Readiness::Connect(sockets, executed),
+            None => (Readiness::Connect(sockets, executed), None),
         };
         let pidfd = watch(pidfd, Interest::READABLE).map_err(StartError::Watch)?;
-        Ok(Process { pidfd, readiness, stdout, stderr, egress })
-    }
-
-    /// The function's listener and a connection that waits in it.
-    async fn listen(&self) -> Result<(UnixListener, way::Stream), StartError> {
-        let cannot_listen = |source| StartError::Listen { path: self.path.clone(), source };
-        let listener = UnixListener::bind(&self.path).map_err(cannot_listen)?;
-        let first = UnixStream::connect(&self.path).await.map_err(cannot_listen)?;
-        Ok((listener, way::Stream::Unix(first)))
+        Ok(Process { pidfd, readiness, stdout, stderr, egress, _name: name })
     }
 
     fn executed(&self, way: Way, first: way::Stream, executed: Executed) {
@@ -238,7 +227,7 @@ impl<C: Send + 'static> Keeper<C> {
     /// Waits until the function accepts.
     async fn ready(&self, readiness: Readiness) -> io::Result<()> {
         match readiness {
-            Readiness::Backlog(inode) => accepted(inode).await,
+            Readiness::Backlog(backlog) => backlog.emptied().await,
             Readiness::Connect(sockets, executed) => {
                 let (way, first) = self.connected(sockets).await?;
                 self.executed(way, first, executed);
@@ -323,28 +312,6 @@ async fn executed(activating: Activating) -> Result<(OwnedFd, Option<Freezer>), 
             }
         }
     }
-}
-
-/// Waits until the connection made before the start has left the backlog.
-async fn accepted(inode: u32) -> io::Result<()> {
-    let (looks, pauses) = (Diagnostics::of(inode)?, Pauses::new()?);
-    let (mut pause, longest) = LOOK;
-    loop {
-        match looks.backlog() {
-            Ok(0) => return Ok(()),
-            Ok(_) => {}
-            // It closed its listener; perhaps its end is about to be seen.
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-        pauses.pause(pause).await?;
-        pause = longest.min(pause * 2);
-    }
-}
-
-fn output_pipe() -> io::Result<(pipe::Receiver, OwnedFd)> {
-    let (reader, writer) = io::pipe()?;
-    Ok((pipe::Receiver::from_owned_fd(reader.into())?, writer.into()))
 }
 
 /// An error and all its causes in one line.

@@ -5,6 +5,7 @@
 //! sandbox ([`activation`]) needs no word from the daemon.
 
 pub mod activation;
+mod berth;
 pub mod client;
 pub mod daemon;
 mod driver;

@@ -29,15 +29,53 @@ const NO_COOKIE: u32 = u32::MAX;
 pub(crate) const LOOK: (Duration, Duration) =
     (Duration::from_micros(250), Duration::from_millis(20));
 
+/// How long a function is left alone before the first look at its backlog: few start sooner, and on a busy machine
+/// looking takes its core from it.
+const FIRST: Duration = Duration::from_micros(750);
+
+/// Tells when the backlog of a listener has become empty.
+#[derive(Debug)]
+pub(crate) struct Backlog {
+    looks: Diagnostics,
+    pauses: Pauses,
+}
+
+impl Backlog {
+    /// Of a listener, which may be closed here afterwards. Must be called within tokio.
+    pub(crate) fn of(listener: impl AsFd) -> io::Result<Backlog> {
+        Ok(Backlog { looks: Diagnostics::of(inode(listener)?)?, pauses: Pauses::new()? })
+    }
+
+    /// Waits until whoever connected before the function's start is accepted.
+    ///
+    /// # Errors
+    /// When it cannot be seen.
+    pub(crate) async fn emptied(&self) -> io::Result<()> {
+        let (mut pause, longest) = LOOK;
+        self.pauses.pause(FIRST).await?;
+        loop {
+            match self.looks.backlog() {
+                Ok(0) => return Ok(()),
+                Ok(_) => {}
+                // It closed its listener; perhaps its end is about to be seen.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+            self.pauses.pause(pause).await?;
+            pause = longest.min(pause * 2);
+        }
+    }
+}
+
 /// Looks at one Unix socket.
 #[derive(Debug)]
-pub(crate) struct Diagnostics {
+struct Diagnostics {
     diagnostics: OwnedFd,
     inode: u32,
 }
 
 /// The number by which socket diagnostics know a socket, also once it is closed here.
-pub(crate) fn inode(socket: impl AsFd) -> io::Result<u32> {
+fn inode(socket: impl AsFd) -> io::Result<u32> {
     u32::try_from(rustix::fs::fstat(socket)?.st_ino).map_err(io::Error::other)
 }
 
@@ -72,7 +110,7 @@ pub(crate) async fn accepted(stream: &UnixStream) -> io::Result<()> {
 
 impl Diagnostics {
     /// Of the socket with this inode.
-    pub(crate) fn of(inode: u32) -> io::Result<Diagnostics> {
+    fn of(inode: u32) -> io::Result<Diagnostics> {
         let diagnostics = rustix::net::socket_with(
             AddressFamily::NETLINK,
             SocketType::RAW,
@@ -83,7 +121,7 @@ impl Diagnostics {
     }
 
     /// Connections that wait for this listener to accept them. `NotFound` once nobody listens.
-    pub(crate) fn backlog(&self) -> io::Result<u32> {
+    fn backlog(&self) -> io::Result<u32> {
         self.look(UDIAG_SHOW_RQLEN, UNIX_DIAG_RQLEN)
     }
 

@@ -36,6 +36,20 @@ fn limits_below_those_of_a_parked_sandbox_are_written_too() {
 }
 
 #[test]
+fn one_core_is_what_a_sandbox_is_parked_with() {
+    let mut daemon = Daemon::start();
+    let sandbox = daemon.park(1);
+    let id = sandbox.id;
+    let (name, core) =
+        if is_v2() { ("cpu.max", "100000 100000") } else { ("cpu.cfs_quota_us", "100000") };
+    assert_eq!(cgroup_file(&daemon.run, id, "cpu", name), core);
+    let function = sandbox.activate(&daemon.run, Limits { cpu: 1.0, ..LIMITS });
+    assert_eq!(function.get("/").unwrap(), "hello");
+    assert_eq!(cgroup_file(&daemon.run, id, "cpu", name), core);
+    daemon.end();
+}
+
+#[test]
 fn resource_limits_reach_the_function() {
     let mut daemon = Daemon::start();
     let function = daemon.park(1).activate(&daemon.run, Limits { descriptors: 77, ..LIMITS });
