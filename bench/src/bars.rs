@@ -131,6 +131,8 @@ pub fn short(value: f64) -> String {
     if !value.is_finite() {
         return value.to_string();
     }
+    // An empty sum is -0.
+    let value = value + 0.0;
     let mut digits = 3_usize;
     let mut size = value.abs();
     while size >= 10.0 && digits > 0 {

@@ -1,6 +1,9 @@
 //! FunLess (2024): sizes of artifacts, and memory of a worker.
 
-use super::{Claim, Paper, Section};
+use std::time::Duration;
+
+use super::claim::Claim;
+use super::{Paper, Section};
 use crate::bars::short;
 use crate::baton::Setup;
 use crate::characterize::{Size, sizes_table};
@@ -16,9 +19,10 @@ const FUNCTIONS: [&str; 4] = ["hello", "sleep", "matrix-mult", "server-reply"];
 /// MB, from the paper.
 const PAPER: [(&str, f64); 4] =
     [("FunLess", 0.94), ("Knative", 47.94), ("OpenFaaS", 20.63), ("Fission", 33.64)];
-/// The paper's load: four clients with 200 requests each.
+/// The paper's load: four clients.
 const CONNECTIONS: usize = 4;
-const REQUESTS: usize = 800;
+/// How often memory is looked at.
+const LOOK: Duration = Duration::from_secs(1);
 
 pub(super) fn measure(paper: &Paper<'_>, _results: &mut Results) -> anyhow::Result<Section> {
     let mut section = Section { title: "FunLess: artifact sizes and memory", ..Section::default() };
@@ -53,42 +57,56 @@ fn artifacts(section: &mut Section) {
     section.tables.push(table);
     let statement =
         "artifacts have 0.94 MB on average, 97 % less than the images of other platforms";
-    let smallest = PAPER[1..].iter().map(|(_, megabytes)| *megabytes).fold(f64::MAX, f64::min);
+    let images = mean(&PAPER[1..].iter().map(|(_, megabytes)| *megabytes).collect::<Vec<_>>());
     let ours = format!(
-        "components have {} MB on average, {} % less than the smallest of the paper's images \
-         ({smallest} MB); the static native builds have {} MB",
+        "components have {} MB on average, {} % less than the mean of those images ({} MB); the \
+         static native builds have {} MB",
         short(component),
-        short((1.0 - component / smallest) * 100.0),
+        short((1.0 - component / images) * 100.0),
+        short(images),
         short(native)
     );
-    section.claims.push(Claim::new(statement, ours, component < 2.0));
+    let claim = Claim::new(statement, ours, component < images);
+    let of = "average image / artifact";
+    section.claims.push(claim.sized(of, images / PAPER[0].1, images / component));
 }
 
 fn memory(paper: &Paper<'_>, section: &mut Section) -> anyhow::Result<()> {
     let subject = Subject::ours("hello", "");
+    let looks = paper.effort.looks;
     let mut table = Table::new(
-        format!("Memory of Baton under hello, {CONNECTIONS} clients, {REQUESTS} requests, MB"),
-        ["policy", "all processes, PSS", "host, peak resident", "requests/s"],
+        format!("Memory of Baton under hello, {CONNECTIONS} clients, looked at {looks} times, MB"),
+        ["policy", "all processes, PSS, mean", "most", "host, peak resident", "requests/s"],
     );
-    let mut most = 0.0_f64;
+    let mut worker = 0.0_f64;
     for policy in ["wasm", "hybrid"] {
         let setup = subject.add_to(Setup::new(), policy);
         let baton = setup.start(&paper.session.cores.server)?;
         let request = [subject.request(&subject.prefix())];
-        let until = Until::Requests(REQUESTS);
-        let cores = &paper.session.cores.load;
-        let outcome = load::closed(&baton.target(), &request, CONNECTIONS, until, cores)?;
-        let memories: Vec<server::Memory> =
-            server::tree(baton.server.pid()).into_iter().filter_map(server::memory).collect();
-        let all = wide(memories.iter().map(|memory| memory.proportional).sum()) / 1e6;
-        let peak = memories.iter().map(|memory| memory.peak).max().unwrap_or(0);
-        most = most.max(all);
-        table.row([policy.to_owned(), short(all), short(wide(peak) / 1e6), short(outcome.rate())]);
+        let (mut all, mut peak, mut rates) = (Vec::new(), 0, Vec::new());
+        for _ in 0..looks {
+            let cores = &paper.session.cores.load;
+            let until = Until::Elapsed(LOOK);
+            let outcome = load::closed(&baton.target(), &request, CONNECTIONS, until, cores)?;
+            let memories: Vec<server::Memory> =
+                server::tree(baton.server.pid()).into_iter().filter_map(server::memory).collect();
+            all.push(wide(memories.iter().map(|memory| memory.proportional).sum()) / 1e6);
+            peak = peak.max(memories.iter().map(|memory| memory.peak).max().unwrap_or(0));
+            rates.push(outcome.rate());
+        }
+        let most = all.iter().copied().fold(0.0, f64::max);
+        worker = worker.max(most);
+        let figures = [mean(&all), most, wide(peak) / 1e6, mean(&rates)];
+        table.row(std::iter::once(policy.to_owned()).chain(figures.map(short)));
         baton.stop()?;
     }
     section.tables.push(table);
     let statement = "a worker uses 438 MB of memory, the operating system included";
-    let ours = format!("all of Baton's processes together use {} MB at most", short(most));
-    section.claims.push(Claim::new(statement, ours, most < 438.0));
+    let ours = format!(
+        "all of Baton's processes together use {} MB at most, without the operating system, so that \
+         the sizes cannot be compared",
+        short(worker)
+    );
+    section.claims.push(Claim::new(statement, ours, worker < 438.0));
     Ok(())
 }

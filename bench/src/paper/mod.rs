@@ -1,9 +1,10 @@
 //! `baton-bench paper`: the tables and figures of the papers that this project began with, measured
 //! on this machine, next to the papers' own numbers.
 //!
-//! Each claim of a paper becomes a sentence that says whether our result agrees. Absolute times
-//! differ with the hardware; what is compared are orders and ratios.
+//! Each claim of a paper becomes a sentence that says whether our result agrees, in order and in size
+//! ([`claim`]). Absolute times differ with the hardware; what is compared are orders and ratios.
 
+mod claim;
 mod funless;
 mod hybridserve;
 mod korvoj;
@@ -16,6 +17,8 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 
+use self::claim::{ALIKE, Claim, Verdict};
+use crate::bars::short;
 use crate::bench::Session;
 use crate::characterize::Size;
 use crate::compare::BaselineArguments;
@@ -58,6 +61,8 @@ impl PaperArguments {
 struct Effort {
     /// Cold requests of each function in each place.
     cold: usize,
+    /// The same for korvoj.
+    runs: usize,
     /// Time of each closed loop.
     time: Duration,
     /// Minutes of each pattern, and how long one takes.
@@ -65,6 +70,8 @@ struct Effort {
     minute: Duration,
     /// Requests at once.
     concurrency: Vec<u16>,
+    /// Seconds of hello, in each of which memory is looked at.
+    looks: usize,
 }
 
 impl Effort {
@@ -72,21 +79,26 @@ impl Effort {
     fn reduced() -> Self {
         Self {
             cold: 5,
+            runs: 5,
             time: Duration::from_millis(500),
             minutes: 15,
             minute: Duration::from_millis(700),
             concurrency: vec![1, 10, 50],
+            looks: 3,
         }
     }
 
-    /// The papers' own: Lumos repeats 10 times with up to 200 at once.
+    /// The papers' own: Lumos repeats 10 times with up to 200 at once, korvoj runs each function 100
+    /// times, FunLess looks at memory for five minutes.
     fn full() -> Self {
         Self {
             cold: 10,
+            runs: 100,
             time: Duration::from_secs(5),
             minutes: 60,
             minute: Duration::from_secs(2),
             concurrency: vec![1, 10, 50, 100, 200],
+            looks: 300,
         }
     }
 }
@@ -101,33 +113,10 @@ struct Section {
     sizes: Vec<Size>,
 }
 
-/// A claim of a paper, and our result.
-#[derive(Debug)]
-struct Claim {
-    /// What the paper says.
-    paper: &'static str,
-    /// What we measured.
-    ours: String,
-    /// Whether that agrees; nothing when it could not be measured here.
-    agrees: Option<bool>,
-}
-
-impl Claim {
-    fn new(paper: &'static str, ours: impl Into<String>, agrees: bool) -> Self {
-        Self { paper, ours: ours.into(), agrees: Some(agrees) }
-    }
-
-    fn not_measured(paper: &'static str, why: impl Into<String>) -> Self {
-        Self { paper, ours: why.into(), agrees: None }
-    }
-
-    fn sentence(&self) -> String {
-        let verdict = match self.agrees {
-            Some(true) => "**Agrees.**",
-            Some(false) => "**Contradicts.**",
-            None => "**Not measured.**",
-        };
-        format!("{verdict} The paper: {}. Here: {}.", self.paper, self.ours)
+impl Section {
+    /// The paper's name, which the title begins with.
+    fn paper(&self) -> &'static str {
+        self.title.split(':').next().unwrap_or_default()
     }
 }
 
@@ -203,12 +192,12 @@ fn page(
     } else {
         ("just paper", "reduced repeats")
     };
-    let Effort { cold, time, minutes, minute, concurrency } = effort;
+    let Effort { cold, runs, time, minutes, minute, concurrency, looks: _ } = effort;
     let _ = writeln!(
         page,
         "The tables and figures of the papers that Baton began with, measured again by `{command}` \
-         with {repeats}: {cold} cold requests of each function in each place, closed loops of \
-         {time:?} at {concurrency:?} requests at once, patterns of {minutes} minutes that take \
+         with {repeats}: {cold} cold requests of each function in each place ({runs} of korvoj's), \
+         closed loops of {time:?} at {concurrency:?} requests at once, patterns of {minutes} minutes that take \
          {minute:?} each. Places take turns; figures are medians. This file is written by that \
          command, which took {:.1} minutes; raw data is in `target/bench/paper.json`, and \
          `baton-bench report target/bench/paper.json` draws it.\n",
@@ -218,33 +207,42 @@ fn page(
     let _ = writeln!(
         page,
         "The papers measured on other hardware (a Jetson Orin Nano, a Raspberry Pi, servers) with \
-         other runtimes: shapes and ratios are compared, not milliseconds. \"Agrees\" says that the \
-         order is the paper's, not that the ratio is: both ratios stand there. Containers here are \
-         runc's, of the same static executable that Baton's native tier runs.\n"
+         other runtimes: orders and ratios are compared, not milliseconds. A claim agrees in order when \
+         the same side wins here, and in size when neither ratio is more than {ALIKE} times the other; \
+         both ratios stand there. Where a paper says \"up to\", the most that was seen here is compared \
+         with it. Containers here are runc's, of the same static executable that Baton's native tier \
+         runs.\n"
     );
-    let contradictions: Vec<&Claim> = sections
+    let named = sections
         .iter()
-        .flat_map(|section| &section.claims)
-        .filter(|claim| claim.agrees == Some(false))
-        .collect();
-    let _ = writeln!(page, "## Where our result contradicts a paper\n");
-    if contradictions.is_empty() {
-        let _ = writeln!(page, "Nowhere.");
-    }
-    for claim in contradictions {
-        let _ = writeln!(page, "- {}", claim.sentence());
+        .flat_map(|section| section.claims.iter().map(|claim| (section.paper(), claim)));
+    let _ = writeln!(page, "{}", claim::table(named));
+    for (title, verdict) in [
+        ("Where our result contradicts a paper", Verdict::Contradicts),
+        ("Where the order is a paper's and the size is not", Verdict::OrderOnly),
+    ] {
+        let _ = writeln!(page, "## {title}\n");
+        let all = sections.iter().flat_map(|section| &section.claims);
+        let sentences: Vec<String> = all
+            .filter(|claim| claim.verdict() == verdict)
+            .map(|claim| format!("- {}\n", claim.sentence()))
+            .collect();
+        let nowhere = || "Nowhere.\n".to_owned();
+        let listed = if sentences.is_empty() { nowhere() } else { sentences.concat() };
+        let _ = writeln!(page, "{listed}");
     }
     for section in sections {
-        let _ = writeln!(page, "\n## {}\n", section.title);
+        let _ = writeln!(page, "## {}\n", section.title);
         for table in &section.tables {
             let _ = writeln!(page, "{table}");
         }
         for claim in &section.claims {
             let _ = writeln!(page, "- {}", claim.sentence());
         }
+        page.push('\n');
     }
     if !results.notes.is_empty() {
-        let _ = writeln!(page, "\n## Not measured\n");
+        let _ = writeln!(page, "## Not measured\n");
         for note in &results.notes {
             let _ = writeln!(page, "- {note}");
         }
@@ -259,7 +257,7 @@ fn found<'a>(rows: &'a [Measured], function: &str, runtime: &str) -> Option<&'a 
 
 /// A number, or a dash.
 fn optional(value: Option<f64>) -> String {
-    value.map_or_else(|| "–".to_owned(), crate::bars::short)
+    value.map_or_else(|| "–".to_owned(), short)
 }
 
 #[cfg(test)]
@@ -267,16 +265,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_contradiction_is_named_before_everything_else() {
+    fn contradictions_and_other_sizes_are_named_before_everything_else() {
         let claims = vec![
-            Claim::new("Wasm is smaller", "it is", true),
+            Claim::new("Wasm is smaller", "it is", true).sized("MB", 2.0, 2.1),
+            Claim::new("Wasm starts sooner", "it does", true).sized("starts", 8.0, 2.0),
             Claim::new("containers are faster", "they are slower", false),
         ];
-        let section = Section { title: "A paper", claims, ..Section::default() };
+        let section = Section { title: "A paper: its table", claims, ..Section::default() };
         let results = Results::new("paper", 1);
         let page = page(&[section], &results, &Effort::reduced(), Duration::ZERO, false);
         let (before, after) = page.split_once("## A paper").expect("a section");
-        assert!(before.contains("**Contradicts.**") && !before.contains("**Agrees.**"));
-        assert!(after.contains("**Agrees.** The paper: Wasm is smaller. Here: it is."));
+        assert!(before.contains("**Contradicts.**") && before.contains("not in size.**"));
+        assert!(before.contains("| A paper |") && !before.contains("**Agrees, in order"));
+        assert!(after.contains("**Agrees, in order and in size.** The paper: Wasm is smaller."));
     }
 }
