@@ -74,7 +74,8 @@ pub fn lumos(store: Option<&str>) -> Vec<Subject> {
     subjects
 }
 
-/// Functions of ours from microseconds to a second, to stand in for others by duration.
+/// Functions of ours that compute from microseconds to some seconds, to stand in for others by
+/// duration; of each function the shorter before the longer.
 #[must_use]
 pub fn by_duration() -> Vec<Subject> {
     let sized = |name: &str, key: &str, values: &[u32]| -> Vec<Subject> {
@@ -87,8 +88,12 @@ pub fn by_duration() -> Vec<Subject> {
     let mut subjects = vec![Subject::ours("hello", "")];
     // One name a route: of a function with several sizes each gets one of its own.
     for (name, key, values) in [
-        ("float-operation", "n", &[10_000, 100_000, 1_000_000, 5_000_000][..]),
-        ("matmul", "size", &[50, 100, 200, 400][..]),
+        (
+            "float-operation",
+            "n",
+            &[10_000, 100_000, 1_000_000, 5_000_000, 20_000_000, 100_000_000][..],
+        ),
+        ("matmul", "size", &[50, 100, 200, 400, 700, 1000][..]),
     ] {
         for mut subject in sized(name, key, values) {
             subject.name = format!("{name}-{}", subject.parameters.replace(' ', "-"));
@@ -96,4 +101,15 @@ pub fn by_duration() -> Vec<Subject> {
         }
     }
     subjects
+}
+
+/// What stands in for a function that lasts longer than those: one that waits for so many
+/// milliseconds. A trace does not say what its functions do, but who lasts that long mostly waits.
+#[must_use]
+pub fn waiting(ms: u64) -> Subject {
+    let seconds = std::time::Duration::from_millis(ms).as_secs_f64();
+    let mut subject = Subject::ours("sleep", &format!("{{\"seconds\":{seconds}}}"));
+    subject.parameters = format!("{seconds} s");
+    subject.name = format!("sleep-{ms}");
+    subject
 }

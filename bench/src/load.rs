@@ -151,7 +151,7 @@ impl Outcome {
 /// Arrivals that are due and not yet sent.
 const PACED_MAX: usize = 4096;
 /// A request without an answer after so long is a failure.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 /// The target is lost after so many connections in a row that nobody accepted.
 const REFUSALS_MAX: u32 = 20;
 /// Pause after one of them.

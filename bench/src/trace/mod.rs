@@ -5,6 +5,7 @@ pub mod generate;
 pub mod read;
 pub mod replay;
 pub mod select;
+mod stand_in;
 
 use serde::{Deserialize, Serialize};
 

@@ -12,11 +12,11 @@ use clap::{Args, Subcommand};
 use super::generate::generate;
 use super::read;
 use super::select::{Chosen, Survey, survey};
+use super::stand_in::{self, Traffic};
 use crate::bars::short;
 use crate::baton::Setup;
 use crate::bench::Session;
 use crate::catalogue;
-use crate::client::Client;
 use crate::load::{self, Arrival, Outcome};
 use crate::measured::{self, Measured};
 use crate::output::OutputArguments;
@@ -24,7 +24,7 @@ use crate::patterns::{INVOCATIONS_MIN, Pattern, per_minute};
 use crate::results::Results;
 use crate::run::{CONNECTIONS_MAX, POLICIES};
 use crate::schedule::{Spacing, instants};
-use crate::stats::{float, median};
+use crate::stats::{float, wide};
 use crate::subject::Subject;
 use crate::table::Table;
 
@@ -109,6 +109,9 @@ struct ReplayArguments {
     /// The body that they are asked with [default: their paper's parameters]
     #[arg(long)]
     body: Option<String>,
+    /// How often each pattern is replayed, each time with other arrivals
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    repeats: u16,
     /// Seed of everything random
     #[arg(long, default_value_t = 42)]
     seed: u64,
@@ -227,45 +230,31 @@ fn replay(arguments: &ReplayArguments) -> anyhow::Result<(String, bool)> {
     let patterns = patterns(arguments);
     let chosen = chosen(arguments, &patterns)?;
     let stand_ins = stand_ins(arguments, &chosen, &session, &mut results)?;
-    for pattern in patterns {
+    let bar = session.progress.steps(patterns.len() * usize::from(arguments.repeats));
+    'patterns: for pattern in patterns {
         let parts = parts(arguments, pattern, &chosen, &stand_ins);
         if parts.is_empty() {
             results.notes.push(format!("the trace has no function of the pattern {pattern}"));
             continue;
         }
-        let how = Replay {
-            policy: arguments.policy.clone(),
-            minute: Duration::from_secs(60).div_f64(arguments.compress),
-            spacing: arguments.spacing,
-            seed: arguments.seed,
-        };
-        let minutes = arguments.minutes.end() - arguments.minutes.start() + 1;
-        let replayed = parts.iter().map(|part| part.counts.len()).max().unwrap_or(0);
-        let skipped = how.minute * u32::try_from(replayed.saturating_sub(minutes))?;
-        let outcome = after(skipped, how.play(&parts, &session)?)?;
-        if outcome.samples.is_empty() && outcome.lost.is_none() {
-            let note = format!("{pattern}: there is no invocation in the minutes that count");
-            results.notes.push(note);
-        }
-        for sample in &outcome.samples {
-            let part = &parts[usize::try_from(sample.request)?];
-            requests += &format!(
-                "{pattern},{},{:.3},{:.3},{},{}\n",
-                part.subject.name,
-                crate::stats::wide(sample.at_ns) / 1e6,
-                sample.ms(),
-                sample.status,
-                serde_json::to_value(sample.tier)?.as_str().unwrap_or_default()
-            );
-        }
         let names: Vec<&str> = parts.iter().map(|part| part.subject.name.as_str()).collect();
         let runtime = format!("baton {}", arguments.policy);
-        rows.push(Measured::of(&names.join("+"), &runtime, &pattern.to_string(), &outcome));
-        if let Some(lost) = outcome.lost {
-            results.notes.push(format!("the target was lost in {pattern}: {lost}"));
-            break;
+        for repeat in 0..arguments.repeats {
+            let outcome = once(arguments, &parts, repeat, &session)?;
+            if outcome.samples.is_empty() && outcome.lost.is_none() {
+                let note = format!("{pattern}: there is no invocation in the minutes that count");
+                results.notes.push(note);
+            }
+            requests += &lines(pattern, &parts, &outcome)?;
+            rows.push(Measured::of(&names.join("+"), &runtime, &pattern.to_string(), &outcome));
+            bar.inc(1);
+            if let Some(lost) = outcome.lost {
+                results.notes.push(format!("the target was lost in {pattern}: {lost}"));
+                break 'patterns;
+            }
         }
     }
+    bar.finish_and_clear();
     let title = format!(
         "Replay, minutes {} to {} at {} times their speed, {} minutes of warm-up not counted",
         arguments.minutes.start(),
@@ -280,6 +269,42 @@ fn replay(arguments: &ReplayArguments) -> anyhow::Result<(String, bool)> {
         fs::write(path, requests)?;
     }
     Ok((arguments.output.write(&results)?, results.is_partial()))
+}
+
+/// Replays the functions of one pattern, and leaves out the minutes before those that count.
+fn once(
+    arguments: &ReplayArguments,
+    parts: &[Part],
+    repeat: u16,
+    session: &Session,
+) -> anyhow::Result<Outcome> {
+    let how = Replay {
+        policy: arguments.policy.clone(),
+        minute: Duration::from_secs(60).div_f64(arguments.compress),
+        spacing: arguments.spacing,
+        seed: arguments.seed.wrapping_add(1000 * u64::from(repeat)),
+    };
+    let minutes = arguments.minutes.end() - arguments.minutes.start() + 1;
+    let replayed = parts.iter().map(|part| part.counts.len()).max().unwrap_or(0);
+    let skipped = how.minute * u32::try_from(replayed.saturating_sub(minutes))?;
+    after(skipped, how.play(parts, session)?)
+}
+
+/// A line of comma-separated values for each request.
+fn lines(pattern: Pattern, parts: &[Part], outcome: &Outcome) -> anyhow::Result<String> {
+    let mut lines = String::new();
+    for sample in &outcome.samples {
+        let part = &parts[usize::try_from(sample.request)?];
+        lines += &format!(
+            "{pattern},{},{:.3},{:.3},{},{}\n",
+            part.subject.name,
+            wide(sample.at_ns) / 1e6,
+            sample.ms(),
+            sample.status,
+            serde_json::to_value(sample.tier)?.as_str().unwrap_or_default()
+        );
+    }
+    Ok(lines)
 }
 
 fn patterns(arguments: &ReplayArguments) -> Vec<Pattern> {
@@ -340,8 +365,14 @@ fn stand_ins(
     results: &mut Results,
 ) -> anyhow::Result<Vec<Subject>> {
     if let Some(path) = &arguments.durations {
-        let durations = read::durations(path)?;
-        return by_duration(&durations, chosen, &measured_durations(session)?, results);
+        let wanted = stand_in::wanted(&read::durations(path)?, chosen)?;
+        let stand_ins = stand_in::found(&wanted, session)?;
+        let traffic = Traffic {
+            minutes: *arguments.minutes.start() - 1..*arguments.minutes.end(),
+            compress: arguments.compress,
+        };
+        traffic.tell(chosen, &wanted, &stand_ins, results);
+        return Ok(stand_ins.into_iter().map(|stand_in| stand_in.subject).collect());
     }
     let body =
         |name: &String| arguments.body.clone().unwrap_or_else(|| catalogue::body(name).to_owned());
@@ -356,61 +387,6 @@ fn stand_ins(
         named[before.count() % named.len()].clone()
     };
     Ok((0..chosen.len()).map(place).collect())
-}
-
-/// For each function the one of ours whose measured duration is nearest to its own, in ratio.
-fn by_duration(
-    durations: &[super::Durations],
-    chosen: &[Chosen],
-    candidates: &[(Subject, f64)],
-    results: &mut Results,
-) -> anyhow::Result<Vec<Subject>> {
-    let mut table = Table::new(
-        "Functions that stand in for the trace's, by duration",
-        ["trace's function", "pattern", "its ms", "stands in", "measured ms"],
-    );
-    let mut stand_ins = Vec::new();
-    for Chosen { pattern, row } in chosen {
-        let name: String = row.function.chars().take(16).collect();
-        let wanted = durations.iter().find(|found| found.function == row.function);
-        let Some(wanted) = wanted.map(|found| found.median.max(0.01)) else {
-            anyhow::bail!(
-                "function {} of the trace has no row in the file of durations; give one to it, or \
-                 replay without --durations",
-                row.function
-            );
-        };
-        let distance = |ms: &f64| (ms / wanted).ln().abs();
-        let nearest = candidates.iter().min_by(|a, b| distance(&a.1).total_cmp(&distance(&b.1)));
-        let (subject, ms) = nearest.context("there is a function to stand in")?;
-        table.row([name, pattern.to_string(), short(wanted), subject.name.clone(), short(*ms)]);
-        stand_ins.push(subject.clone());
-    }
-    results.tables.push(table);
-    Ok(stand_ins)
-}
-
-/// What the functions that can stand in take here, as components, in milliseconds.
-fn measured_durations(session: &Session) -> anyhow::Result<Vec<(Subject, f64)>> {
-    const REPEATS: usize = 5;
-    let subjects = catalogue::by_duration();
-    let setup = subjects.iter().fold(Setup::new(), |setup, subject| subject.add_to(setup, "wasm"));
-    let baton = setup.start(&session.cores.server)?;
-    let mut client = Client::new(&baton.target())?;
-    let mut measured = Vec::new();
-    for subject in subjects {
-        let request = subject.request(&subject.prefix());
-        let times = (0..REPEATS).map(|_| {
-            let begun = std::time::Instant::now();
-            let answer = client.ask(&request)?;
-            anyhow::ensure!(answer.status == 200, "{} answered {}", subject.name, answer.status);
-            Ok(begun.elapsed().as_secs_f64() * 1e3)
-        });
-        let times: Vec<f64> = times.collect::<anyhow::Result<_>>()?;
-        measured.push((subject, median(&times)));
-    }
-    baton.stop()?;
-    Ok(measured)
 }
 
 impl Replay {
@@ -457,36 +433,6 @@ fn after(skipped: Duration, mut outcome: Outcome) -> anyhow::Result<Outcome> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trace::{Durations, Invocations};
-
-    fn of_pattern(pattern: Pattern, function: &str) -> Chosen {
-        let row = Invocations {
-            owner: String::new(),
-            app: String::new(),
-            function: function.into(),
-            trigger: String::new(),
-            counts: vec![1; 4],
-        };
-        Chosen { pattern, row }
-    }
-
-    #[test]
-    fn who_stands_in_is_nearest_in_ratio_and_a_function_without_duration_is_a_fault() {
-        let chosen = [of_pattern(Pattern::Steady, "a"), of_pattern(Pattern::Jump, "b")];
-        let duration =
-            |function: &str, median| Durations { function: function.into(), average: 0.0, median };
-        let candidates =
-            [("short", 1.0), ("long", 100.0)].map(|(name, ms)| (Subject::ours(name, ""), ms));
-        let mut results = Results::new("trace", 1);
-        let mut map = |durations: &[Durations]| {
-            by_duration(durations, &chosen, &candidates, &mut results)
-                .map(|subjects| subjects.into_iter().map(|it| it.name).collect::<Vec<_>>())
-        };
-        let both = [duration("b", 9.0), duration("a", 11.0)];
-        assert_eq!(map(&both).expect("durations"), ["long", "short"]);
-        let fault = map(&both[..1]).expect_err("a fault").to_string();
-        assert!(fault.contains("function a of the trace has no row"), "{fault}");
-    }
 
     #[test]
     fn minutes_are_a_number_or_a_range() {
