@@ -56,16 +56,28 @@ pub fn page(stored: &[Stored]) -> String {
         let machine = escaped(&stored.machine.line());
         body += &format!("<p class=\"quiet\">{}: {machine}</p>", escaped(&stored.name));
     }
-    body += &section("Latency, cumulative", &distributions(&measured, &colours));
-    body += &section("Latency by runtime", &boxes(&measured, &colours));
-    body += &section("Response over time", &over_time(&measured));
-    body += &section("Mean response relative to hybrid", &relative(&measured, &colours));
-    body += &section("Throughput against latency", &throughput(&measured, &colours));
-    body += &section("Sizes", &sizes_charts(&sizes));
-    body += &section("Resources of a request", &resources(&measured, &colours));
+    let sections = [
+        ("Latency, cumulative", distributions(&measured, &colours)),
+        ("Latency by runtime", boxes(&measured, &colours)),
+        ("Response over time", over_time(&measured)),
+        ("Mean response relative to hybrid", relative(&measured, &colours)),
+        ("Throughput against latency", throughput(&measured, &colours)),
+        ("Sizes", sizes_charts(&sizes)),
+        ("Resources of a request", resources(&measured, &colours)),
+    ];
+    let drawn = || sections.iter().enumerate().filter(|(_, (_, charts))| !charts.is_empty());
+    let links: String =
+        drawn().map(|(place, (title, _))| format!("<a href=\"#s{place}\">{title}</a>")).collect();
+    body += &format!("<nav>{links}<a href=\"#all\">All figures</a></nav>");
+    body += &drawn()
+        .map(|(place, (title, charts))| {
+            let charts = charts.concat();
+            format!("<h2 id=\"s{place}\">{title}</h2><div class=\"charts\">{charts}</div>")
+        })
+        .collect::<String>();
     let tables: String =
         stored.iter().flat_map(|stored| stored.tables.iter().map(html_table)).collect();
-    body += &format!("<h2>All figures</h2><div class=\"tables\">{tables}</div>");
+    body += &format!("<h2 id=\"all\">All figures</h2><div class=\"tables\">{tables}</div>");
     let notes: String = stored
         .iter()
         .flat_map(|stored| &stored.notes)
@@ -77,13 +89,6 @@ pub fn page(stored: &[Stored]) -> String {
          content=\"width=device-width, initial-scale=1\"><title>Baton, measured</title>\
          <style>{STYLE}</style></head><body><main><h1>Baton, measured</h1>{body}</main></body></html>"
     )
-}
-
-fn section(title: &str, charts: &[String]) -> String {
-    if charts.is_empty() {
-        return String::new();
-    }
-    format!("<h2>{title}</h2><div class=\"charts\">{}</div>", charts.concat())
 }
 
 fn figure(title: &str, legend: &[(String, usize)], chart: &str) -> String {
@@ -104,12 +109,34 @@ fn figure(title: &str, legend: &[(String, usize)], chart: &str) -> String {
 
 type Colours = BTreeMap<String, usize>;
 
-/// A runtime has the same colour in all charts.
+/// Runtimes that are known, with colours far apart for those that are drawn together; from
+/// [`svg::COLOURS`] on the same again, dashed.
+const KNOWN: [&str; 13] = [
+    "baton wasm",
+    "baton hybrid",
+    "wasmtime",
+    "runc scratch",
+    "baton adaptive",
+    "wasmtime Pulley",
+    "wasmtime JIT",
+    "baton native",
+    "",
+    "crun debian",
+    "process",
+    "runc debian",
+    "crun scratch",
+];
+
+/// A runtime has the same colour in all charts, and the known ones in all reports.
 fn colours(measured: &[&Measured]) -> Colours {
-    let mut colours = Colours::new();
+    let known = KNOWN.iter().enumerate().filter(|(_, name)| !name.is_empty());
+    let mut colours: Colours = known.map(|(colour, name)| ((*name).to_owned(), colour)).collect();
+    let mut others = 0;
     for row in measured {
-        let next = colours.len();
-        colours.entry(row.runtime.clone()).or_insert(next);
+        colours.entry(row.runtime.clone()).or_insert_with(|| {
+            others += 1;
+            others - 1
+        });
     }
     colours
 }
@@ -127,7 +154,11 @@ fn groups<'a>(measured: &[&'a Measured]) -> Vec<(String, Vec<&'a Measured>)> {
             many => format!(", {many} at once"),
         };
         let title = format!("{}, {}{at_once}", subject(row), row.scenario);
-        match groups.iter_mut().find(|group| group.0 == title) {
+        // The same may have been measured more than once, such as for two papers.
+        let fits = |group: &&mut (String, Vec<&Measured>)| {
+            group.0 == title && group.1.iter().all(|other| other.runtime != row.runtime)
+        };
+        match groups.iter_mut().find(fits) {
             Some(group) => group.1.push(row),
             None => groups.push((title, vec![row])),
         }
@@ -156,8 +187,7 @@ fn distributions(measured: &[&Measured], colours: &Colours) -> Vec<String> {
                 Series { name: row.runtime.clone(), colour, points: points.collect() }
             })
             .collect();
-        let axes =
-            Axes { x: "ms", y: "share of requests", log_x: true, log_y: false, scattered: false };
+        let axes = Axes { x: "ms", y: "share of requests", log_x: true, ..Axes::default() };
         figure(&title, &legend(&series), &plot(&axes, &series))
     };
     groups(measured).into_iter().map(chart).collect()
@@ -191,6 +221,17 @@ fn over_time(measured: &[&Measured]) -> Vec<String> {
     let timed = measured.iter().filter(|row| !row.points.is_empty()).filter(|row| {
         is_pattern(row) || row.scenario.starts_with("open") || (row.wasm > 0.0 && row.native > 0.0)
     });
+    // What is compared has the same axis.
+    let alike = |row: &Measured| {
+        let same =
+            |other: &&&Measured| (subject(other), &other.scenario) == (subject(row), &row.scenario);
+        let points = measured.iter().filter(same).flat_map(|other| &other.points);
+        let ms = points.map(|point| point.ms);
+        ms.fold(None, |shown, ms| {
+            let (least, greatest) = shown.unwrap_or((ms, ms));
+            Some((f64::min(least, ms), f64::max(greatest, ms)))
+        })
+    };
     let chart = |row: &&Measured| {
         let tiers =
             [(Tier::Wasm, "Wasm", 0), (Tier::Native, "native", 7), (Tier::Unknown, "other", 4)];
@@ -203,7 +244,9 @@ fn over_time(measured: &[&Measured]) -> Vec<String> {
             })
             .filter(|series| !series.points.is_empty())
             .collect();
-        let axes = Axes { x: "s", y: "ms", log_x: false, log_y: true, scattered: true };
+        let y_shows = alike(row);
+        let axes =
+            Axes { x: "s", y: "ms", log_y: true, scattered: true, y_shows, ..Axes::default() };
         let title = format!("{}, {}, {}", subject(row), row.runtime, row.scenario);
         figure(&title, &legend(&series), &plot(&axes, &series))
     };
@@ -262,7 +305,7 @@ fn throughput(measured: &[&Measured], colours: &Colours) -> Vec<String> {
             y: "p50 ms",
             log_x: true,
             log_y: true,
-            scattered: false,
+            ..Axes::default()
         };
         several.then(|| figure(&function, &legend(&series), &plot(&axes, &series)))
     };
@@ -283,7 +326,7 @@ fn sizes_charts(sizes: &[&Size]) -> Vec<String> {
                 values: vec![wide(size.bytes) / 1e6],
             })
             .collect();
-        figure(function, &[], &rows("MB", false, &drawn))
+        figure(function, &[], &rows("MB", true, &drawn))
     };
     functions.into_iter().map(chart).collect()
 }

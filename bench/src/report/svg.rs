@@ -9,6 +9,9 @@ use crate::stats::float;
 /// How many colours the page has for series.
 pub(super) const COLOURS: usize = 8;
 
+/// Fewer ticks than this say too little of a scale.
+const TICKS_MIN: usize = 3;
+
 /// A scale of an axis.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Scale {
@@ -61,7 +64,10 @@ impl Scale {
                 decade *= 10.0;
             }
             ticks.retain(|tick| (self.low..=self.high).contains(tick));
-            return ticks;
+            // Within a decade there may be one round value or none.
+            if ticks.len() >= TICKS_MIN {
+                return ticks;
+            }
         }
         let span = self.high - self.low;
         let decade = 10_f64.powf((span / 5.0).log10().floor());
@@ -70,7 +76,8 @@ impl Scale {
         let mut tick = (self.low / step).ceil() * step;
         let mut ticks = Vec::new();
         while tick <= self.high {
-            ticks.push(tick);
+            // Not -0, which is what rounding up makes.
+            ticks.push(if tick == 0.0 { 0.0 } else { tick });
             tick += step;
         }
         ticks
@@ -91,7 +98,7 @@ pub(super) struct Series {
 }
 
 /// What a chart of lines or points looks like.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Axes<'a> {
     pub(super) x: &'a str,
     pub(super) y: &'a str,
@@ -99,6 +106,8 @@ pub(super) struct Axes<'a> {
     pub(super) log_y: bool,
     /// Points only.
     pub(super) scattered: bool,
+    /// The least and the greatest that the y axis shows at least.
+    pub(super) y_shows: Option<(f64, f64)>,
 }
 
 const WIDTH: f64 = 560.0;
@@ -110,7 +119,9 @@ const BOTTOM: f64 = 44.0;
 pub(super) fn plot(axes: &Axes<'_>, series: &[Series]) -> String {
     let all = || series.iter().flat_map(|series| &series.points);
     let x = Scale::new(all().map(|point| point.0), axes.log_x, (LEFT, WIDTH - 14.0));
-    let y = Scale::new(all().map(|point| point.1), axes.log_y, (HEIGHT - BOTTOM, 10.0));
+    let shown = axes.y_shows.into_iter().flat_map(|(least, greatest)| [least, greatest]);
+    let values = all().map(|point| point.1).chain(shown);
+    let y = Scale::new(values, axes.log_y, (HEIGHT - BOTTOM, 10.0));
     let mut svg = open(WIDTH, HEIGHT);
     grid(&mut svg, &x, &y);
     let (middle, bottom) = ((LEFT + WIDTH) / 2.0, HEIGHT - 8.0);
@@ -128,7 +139,7 @@ pub(super) fn plot(axes: &Axes<'_>, series: &[Series]) -> String {
         if axes.scattered {
             let _ = write!(svg, r#"<g class="f{colour} dots"><title>{name}</title>"#);
             for (x, y) in series.points.iter().map(at) {
-                let _ = write!(svg, r#"<circle cx="{x:.1}" cy="{y:.1}" r="2"/>"#);
+                let _ = write!(svg, r#"<circle cx="{x:.1}" cy="{y:.1}" r="2.5"/>"#);
             }
             svg += "</g>";
             continue;
@@ -195,7 +206,8 @@ pub(super) struct Row {
 const ROW: f64 = 24.0;
 const NAMES: f64 = 210.0;
 
-/// Horizontal boxes (five values a row) or bars (one), with names at the left.
+/// Horizontal boxes (five values a row), bars or on a logarithmic axis dots (one), with names at the
+/// left.
 pub(super) fn rows(label: &str, logarithmic: bool, rows: &[Row]) -> String {
     let height = ROW * float(rows.len()) + BOTTOM + 6.0;
     let values = rows.iter().flat_map(|row| row.values.iter().copied());
@@ -231,6 +243,8 @@ pub(super) fn rows(label: &str, logarithmic: bool, rows: &[Row]) -> String {
             [low, from, median, to, high] => {
                 boxed(&mut svg, &x, row, middle, [low, from, median, to, high]);
             }
+            // On a logarithmic axis a length says nothing.
+            [value] if logarithmic => dot(&mut svg, &x, row, middle, value),
             [value] => bar(&mut svg, &x, row, middle, value),
             _ => {}
         }
@@ -241,10 +255,11 @@ pub(super) fn rows(label: &str, logarithmic: bool, rows: &[Row]) -> String {
 fn boxed(svg: &mut String, x: &Scale, row: &Row, y: f64, values: [f64; 5]) {
     let [low, from, median, to, high] = values.map(|value| x.at(value));
     let [a, b, c, d, e] = values.map(short);
-    let colour = row.colour % COLOURS;
+    let colour = filled(row);
+    let line = row.colour % COLOURS;
     let _ = write!(
         svg,
-        r#"<g><title>{}: p5 {a}, p25 {b}, p50 {c}, p75 {d}, p95 {e}</title><line class="s{colour} line" x1="{low:.1}" x2="{high:.1}" y1="{y:.1}" y2="{y:.1}"/><rect class="f{colour} box" x="{from:.1}" y="{:.1}" width="{:.1}" height="12" rx="2"/><line class="median" x1="{median:.1}" x2="{median:.1}" y1="{:.1}" y2="{:.1}"/><text class="tick" x="{:.1}" y="{:.1}">{c}</text></g>"#,
+        r#"<g><title>{}: p5 {a}, p25 {b}, p50 {c}, p75 {d}, p95 {e}</title><line class="s{line} line" x1="{low:.1}" x2="{high:.1}" y1="{y:.1}" y2="{y:.1}"/><rect class="{colour} box" x="{from:.1}" y="{:.1}" width="{:.1}" height="12" rx="2"/><line class="median" x1="{median:.1}" x2="{median:.1}" y1="{:.1}" y2="{:.1}"/><text class="tick" x="{:.1}" y="{:.1}">{c}</text></g>"#,
         escaped(&row.name),
         y - 6.0,
         (to - from).max(1.5),
@@ -256,13 +271,12 @@ fn boxed(svg: &mut String, x: &Scale, row: &Row, y: f64, values: [f64; 5]) {
 }
 
 fn bar(svg: &mut String, x: &Scale, row: &Row, y: f64, value: f64) {
-    let zero = if x.logarithmic { x.from } else { x.at(0.0) };
-    let at = x.at(value);
-    let colour = row.colour % COLOURS;
+    let (zero, at) = (x.at(0.0), x.at(value));
+    let colour = filled(row);
     let text = short(value);
     let _ = write!(
         svg,
-        r#"<g><title>{}: {text}</title><rect class="f{colour}" x="{:.1}" y="{:.1}" width="{:.1}" height="14" rx="3"/><text class="tick" x="{:.1}" y="{:.1}">{text}</text></g>"#,
+        r#"<g><title>{}: {text}</title><rect class="{colour}" x="{:.1}" y="{:.1}" width="{:.1}" height="14" rx="3"/><text class="tick" x="{:.1}" y="{:.1}">{text}</text></g>"#,
         escaped(&row.name),
         zero.min(at),
         y - 7.0,
@@ -270,6 +284,24 @@ fn bar(svg: &mut String, x: &Scale, row: &Row, y: f64, value: f64) {
         zero.max(at) + 6.0,
         y + 4.0
     );
+}
+
+fn dot(svg: &mut String, x: &Scale, row: &Row, y: f64, value: f64) {
+    let (at, text) = (x.at(value), short(value));
+    let colour = filled(row);
+    let _ = write!(
+        svg,
+        r#"<g><title>{}: {text}</title><circle class="{colour}" cx="{at:.1}" cy="{y:.1}" r="6"/><text class="tick" x="{:.1}" y="{:.1}">{text}</text></g>"#,
+        escaped(&row.name),
+        at + 11.0,
+        y + 4.0
+    );
+}
+
+/// The classes of what is filled in a row's colour.
+fn filled(row: &Row) -> String {
+    let hollow = if row.colour >= COLOURS { " hollow" } else { "" };
+    format!("f{}{hollow}", row.colour % COLOURS)
 }
 
 #[cfg(test)]
@@ -288,6 +320,14 @@ mod tests {
             }
             prop_assert!(scale.ticks().len() <= 20);
         }
+    }
+
+    #[test]
+    fn an_axis_within_a_decade_has_ticks_too_and_zero_has_no_sign() {
+        let scale = Scale::new([35.0, 80.0].into_iter(), true, (0.0, 100.0));
+        assert!(scale.ticks().len() >= TICKS_MIN, "{:?}", scale.ticks());
+        let scale = Scale::new([-98.2, 500.0].into_iter(), false, (0.0, 100.0));
+        assert!(scale.ticks().iter().any(|tick| *tick == 0.0 && tick.is_sign_positive()));
     }
 
     #[test]
