@@ -114,7 +114,7 @@ pub fn run(arguments: &CharacterizeArguments) -> anyhow::Result<Results> {
     for body in payloads {
         let mut of_payload = arguments.subject.clone();
         of_payload.body.clone_from(&body);
-        let subject = of_payload.subject()?.called(&body);
+        let subject = of_payload.subject(&session)?.called(&body);
         let places = forms(&arguments.baselines);
         rows.extend(subject_rows(&subject, places, &effort, &session, &mut results)?);
         sizes = subject_sizes(&subject, &arguments.baselines);
@@ -154,9 +154,11 @@ pub fn subject_rows(
 ) -> anyhow::Result<Vec<Measured>> {
     let places = compare::usable(places.into_iter(), subject, session, results);
     let mut rows = compare::cold(subject, &places, effort.repeats, session)?;
+    let bar = session.progress.steps(places.len());
     for place in &places {
         let (warm, skipped) = warm_rows(subject, place, effort, session)?;
         rows.extend(warm);
+        bar.inc(1);
         if let Some(from) = skipped {
             let Subject { name, parameters, .. } = subject;
             results.notes.push(format!(
@@ -166,6 +168,7 @@ pub fn subject_rows(
             ));
         }
     }
+    bar.finish_and_clear();
     Ok(rows)
 }
 

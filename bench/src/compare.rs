@@ -109,8 +109,8 @@ pub fn deployments(baselines: &BaselineArguments) -> Vec<Deployment> {
 pub fn run(arguments: &CompareArguments) -> anyhow::Result<Results> {
     anyhow::ensure!(arguments.rounds > 0, "--rounds is 0, expected at least 1");
     anyhow::ensure!(arguments.seconds > 0.0, "--seconds is {}", arguments.seconds);
-    let subject = arguments.subject.subject()?;
     let session = Session::new(arguments.seed, false);
+    let subject = arguments.subject.subject(&session)?;
     let mut results = Results::new("compare", arguments.seed);
     let all = deployments(&arguments.baselines);
     let known: Vec<String> = all.iter().map(ToString::to_string).collect();

@@ -168,7 +168,7 @@ fn once(
         let outcome = loaded(arguments, session, &target(url)?, &request, seed)?;
         return Ok((Measured::of(&subject.name, url, &scenario(arguments), &outcome), outcome));
     }
-    let subject = arguments.subject.subject()?;
+    let subject = arguments.subject.subject(session)?;
     let policy = arguments.policy.clone().unwrap_or_else(|| default_policy(&subject).to_owned());
     let deployment = Deployment::Baton(policy);
     if let Some(lacks) = deployment.lacks(&subject) {

@@ -1,12 +1,15 @@
 //! What is measured: both builds of a function, and the request that it is asked.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Args;
 use http::Method;
 
 use crate::baton::{self, Setup};
+use crate::bench::Session;
 use crate::client::Request;
+use crate::store::Store;
 
 /// A function and a request to it.
 #[derive(Clone, Debug)]
@@ -31,6 +34,8 @@ pub struct Subject {
     pub scratch: bool,
     /// More lines of the function in the manifest.
     pub lines: Vec<String>,
+    /// The object store that it reaches, which lives as long as this.
+    pub store: Option<Arc<Store>>,
 }
 
 /// Functions of ours that are built under another name, after their paper's.
@@ -63,6 +68,7 @@ impl Subject {
             memory: "512MiB".to_owned(),
             scratch: false,
             lines: Vec::new(),
+            store: None,
         }
     }
 
@@ -95,7 +101,7 @@ impl Subject {
         let setup = setup
             .custom(&self.name, policy, component, native)
             .with(&format!("limits.memory = {:?}", self.memory))
-            .with("limits.cpu_time = \"60s\"\nlimits.timeout = \"60s\"")
+            .with("limits.cpu_time = \"60s\"\nlimits.timeout = \"180s\"")
             .with("limits.concurrency = 256\nlimits.queue = 4096\nlimits.queue_timeout = \"60s\"");
         let scratch = self.scratch.then(|| "limits.scratch = \"32MiB\"".to_owned());
         scratch.iter().chain(&self.lines).fold(setup, |setup, line| setup.with(line))
@@ -128,14 +134,18 @@ pub struct SubjectArguments {
     /// Give it a private /tmp of 32 MiB
     #[arg(long)]
     pub scratch: bool,
+    /// Start an S3 server that it may reach; {store} in the body is the URL of its bucket, which holds
+    /// text-512, text-1024 and text-2048 (KiB). Containers have no network
+    #[arg(long)]
+    pub store: bool,
 }
 
 impl SubjectArguments {
-    /// The function, when its files are there.
+    /// The function, when its files are there, and its store on the cores of the load.
     ///
     /// # Errors
-    /// Which file is missing.
-    pub fn subject(&self) -> anyhow::Result<Subject> {
+    /// Which file is missing; a store that cannot be started.
+    pub fn subject(&self, session: &Session) -> anyhow::Result<Subject> {
         let mut subject = Subject::ours(&self.function, &self.body);
         if self.component.is_some() || self.native.is_some() {
             subject.component.clone_from(&self.component);
@@ -165,6 +175,12 @@ impl SubjectArguments {
         let absolute = |path: Option<PathBuf>| path.map(|path| path.canonicalize()).transpose();
         subject.component = absolute(subject.component)?;
         subject.native = absolute(subject.native)?;
+        if self.store {
+            let store = session.cores.load.run(Store::start)?;
+            subject.body = subject.body.replace("{store}", &store.url());
+            subject.lines.push(format!("egress.allow = [{:?}]", store.origin()));
+            subject.store = Some(Arc::new(store));
+        }
         Ok(subject)
     }
 }
