@@ -160,9 +160,10 @@ impl PlaceArguments {
 /// `baton compile`.
 #[derive(Debug, Args)]
 pub struct CompileArguments {
-    /// The component
-    pub component: PathBuf,
-    /// Where to write the machine code [default: the component's name with `.cwasm`]
+    /// The component, or several that are compiled side by side
+    #[arg(required = true, value_name = "COMPONENT")]
+    pub components: Vec<PathBuf>,
+    /// Where to write the machine code, of one component [default: its name with `.cwasm`]
     #[arg(short, long, conflicts_with = "cache")]
     pub output: Option<PathBuf>,
     /// Put it into the cache, where `run` and `serve` find it

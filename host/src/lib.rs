@@ -31,6 +31,7 @@ pub mod native;
 pub mod observer;
 pub mod phases;
 pub mod problem;
+pub mod progress;
 pub mod record;
 pub mod request_body;
 pub mod route;

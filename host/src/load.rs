@@ -12,6 +12,7 @@ use crate::function::{Function, Loaded};
 use crate::handover::{Artifact, read_sealed};
 use crate::lines::Writer;
 use crate::observer::Observer;
+use crate::progress;
 use crate::tier::Tier;
 use crate::wasm::{
     Cache, Engine, EngineError, Generation, Key, Line, LineSink, LoadError, Program, Settings,
@@ -67,7 +68,7 @@ impl Loader {
         let began = Instant::now();
         let spec = &function.spec;
         let Compiled { component, engine, generation, source } = match code {
-            Code::Portable(artifact) => self.compiled(artifact)?,
+            Code::Portable(artifact) => self.compiled(function.name(), artifact)?,
             Code::Machine(artifact) => self.trusted(artifact)?,
         };
         let settings = Settings {
@@ -124,7 +125,7 @@ impl Loader {
         map(Generation::Second).or_else(|refused| map(Generation::Third).map_err(|_| refused))
     }
 
-    fn compiled(&self, artifact: &Artifact) -> Result<Compiled, LoadError> {
+    fn compiled(&self, name: &str, artifact: &Artifact) -> Result<Compiled, LoadError> {
         // A component lies in the cache for the one engine that it is for: where it is found it
         // needs no look inside.
         if let Some(found) = self.cached(artifact, Generation::Second)? {
@@ -141,7 +142,10 @@ impl Loader {
         }
         let fail = |error: wasmtime::Error| LoadError::Compile(format!("{error:#}"));
         let engine = self.engine(generation)?;
+        tracing::info!(function = name, "compiling the component");
+        let compiling = progress::compiling(name);
         let component = Component::from_binary(engine.wasmtime(), &wasm).map_err(fail)?;
+        drop(compiling);
         if let Some((cache, _)) = &self.cache {
             let key = Key::new(engine.wasmtime(), &artifact.digest);
             let code = component.serialize().map_err(fail)?;

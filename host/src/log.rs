@@ -8,6 +8,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use crate::manifest::LogFormat;
+use crate::progress::Above;
 
 /// libcontainer and libcgroups report every controller that they do not find, for each sandbox.
 const DEFAULT: &str = "info,libcgroups=error,libcontainer=error";
@@ -31,7 +32,7 @@ pub fn start(format: LogFormat, filter: Option<&str>, writing: Writing) -> Optio
     let (writer, guard) = match writing {
         Writing::Directly => (BoxMakeWriter::new(stderr), None),
         Writing::Aside => {
-            let (writer, guard) = tracing_appender::non_blocking(stderr());
+            let (writer, guard) = tracing_appender::non_blocking(Above(stderr()));
             // There is one log in a process.
             let _ = DROPPED.set(writer.error_counter());
             (BoxMakeWriter::new(writer), Some(guard))

@@ -59,10 +59,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             answer(&format!("{}: {functions}, no faults", arguments.config.display()));
             Ok(())
         }
-        Command::Compile(arguments) => {
-            answer(&compile::compile(&arguments)?);
-            Ok(())
-        }
+        Command::Compile(arguments) => compile::compile(&arguments, &answer),
         Command::Explain(arguments) => {
             let document = explain::ask(&arguments.admin, &arguments.function)?;
             match arguments.json {

@@ -222,6 +222,51 @@ fn a_component_compiled_into_the_cache_is_loaded_from_there() {
 }
 
 #[test]
+fn several_components_are_compiled_side_by_side_and_one_that_cannot_be_costs_none_of_the_others() {
+    let place = TempDir::new().unwrap();
+    let cache = place.path().join("cache");
+    let [hello, raw] = ["hello", "raw"].map(component);
+    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+    let compiled =
+        baton(&["compile", &hello, manifest, &raw, "--cache", "--cache-dir", text(&cache)]);
+    assert_eq!(compiled.status.code(), Some(1));
+    assert!(said(&compiled).contains("Cargo.toml is not a component"), "{}", said(&compiled));
+    assert_eq!(answered(&compiled).lines().count(), 2, "{}", answered(&compiled));
+    let cached = fs::read_dir(&cache).unwrap().filter(|entry| {
+        entry.as_ref().unwrap().path().extension().is_some_and(|extension| extension == "cwasm")
+    });
+    assert_eq!(cached.count(), 2);
+    let one_file = baton(&["compile", &hello, &raw, "-o", text(&place.path().join("a.cwasm"))]);
+    assert_eq!(one_file.status.code(), Some(2), "{}", said(&one_file));
+    assert!(said(&one_file).contains("--output names one file"), "{}", said(&one_file));
+}
+
+#[test]
+fn a_terminal_shows_how_far_compilations_are_and_a_file_gets_lines() {
+    let place = TempDir::new().unwrap();
+    let cache = |name: &str| place.path().join(name).display().to_string();
+    let arguments = |name: &str| {
+        [
+            "compile".to_owned(),
+            component("hello"),
+            component("raw"),
+            "--cache".to_owned(),
+            "--cache-dir".to_owned(),
+            cache(name),
+        ]
+    };
+    // `script` runs a command on a terminal of its own.
+    let command = format!("{} {}", program().display(), arguments("a").join(" "));
+    let on_terminal =
+        Command::new("script").args(["-qec", &command, "/dev/null"]).output().unwrap();
+    assert!(on_terminal.status.success(), "{}", answered(&on_terminal));
+    let drawn = answered(&on_terminal);
+    assert!(drawn.contains("compiling ") && drawn.contains("/2 "), "{drawn:?}");
+    let piped = Command::new(program()).args(arguments("b")).output().unwrap();
+    assert_eq!((answered(&piped).lines().count(), said(&piped).as_str()), (2, ""));
+}
+
+#[test]
 fn a_component_is_compiled_once_and_then_loaded_from_the_cache() {
     let place = TempDir::new().unwrap();
     let cache = format!("cache.dir = \"{}\"", place.path().join("cache").display());
