@@ -40,6 +40,7 @@ impl Guest for Misbehaving {
             }
             "/files" => respond(out, &crate::files()),
             "/fill" => respond(out, &crate::fill()),
+            "/shout" => respond(out, &crate::shout()),
             "/hold" => {
                 read_to_the_end(request);
                 respond(out, "held\n");

@@ -11,6 +11,7 @@
 //! | `/config` | answers what `wasi:config` says | – |
 //! | `/files` | answers the names in `/tmp`, and leaves a file and a directory there | the same |
 //! | `/fill` | writes to `/tmp` until it is refused, answers how much that was, and why | the same |
+//! | `/shout` | writes ten thousand lines and one of a mebibyte to standard error, answers `shouted` | the same |
 //! | `/sleep` | answers after an hour | the same |
 //! | `/loop` | computes for ever | the same |
 //! | `/allocate` | allocates memory for ever | the same |
@@ -82,6 +83,18 @@ fn fill() -> String {
     };
     let refused = fill().map_err(|error| error.kind());
     format!("{written} {refused:?}\n")
+}
+
+fn shout() -> String {
+    use std::io::Write;
+    // A line at a time, as a function would; who stopped listening is not its business.
+    let mut log = std::io::stderr().lock();
+    for line in 0..10_000 {
+        let _ = log.write_all(format!("shouted {line}\n").as_bytes());
+    }
+    let _ = log.write_all(&[b'x'; 1 << 20]);
+    let _ = log.write_all(b"\n");
+    String::from("shouted\n")
 }
 
 fn allocate_for_ever() -> ! {

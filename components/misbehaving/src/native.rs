@@ -51,6 +51,7 @@ fn exchange(mut stream: UnixStream) -> io::Result<()> {
         }
         "/files" => respond(&mut stream, &crate::files()),
         "/fill" => respond(&mut stream, &crate::fill()),
+        "/shout" => respond(&mut stream, &crate::shout()),
         "/sleep" => {
             thread::sleep(crate::HOUR);
             Ok(())

@@ -23,7 +23,7 @@ use crate::scratch::Held;
 const HANDLES: usize = 10_000;
 
 /// Bytes that one host call may copy out of a guest (strings, lists of headers).
-const HOSTCALL_BYTES: usize = 128 << 20;
+pub(super) const HOSTCALL_BYTES: usize = 128 << 20;
 
 /// Whom a guest works for.
 #[derive(Clone, Debug)]

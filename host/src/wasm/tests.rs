@@ -71,6 +71,10 @@ const LEAVE_TRACES: &str = r"
     (drop (memory.grow (i32.const 1)))";
 
 fn load(engine: &Arc<Engine>, handle: &str, instances: Instances) -> Result<Program, LoadError> {
+    load_text(engine, &component(handle), instances)
+}
+
+fn load_text(engine: &Arc<Engine>, text: &str, instances: Instances) -> Result<Program, LoadError> {
     let tasks = TaskTracker::new();
     let egress = manifest::Egress::default();
     let settings = Settings {
@@ -85,8 +89,7 @@ fn load(engine: &Arc<Engine>, handle: &str, instances: Instances) -> Result<Prog
         egress: Egress::new(egress, 8 << 10, system_resolver(), &tasks).into(),
         sink: Arc::new(|_| {}),
     };
-    let component =
-        Component::new(engine.wasmtime(), wat::parse_str(component(handle)).unwrap()).unwrap();
+    let component = Component::new(engine.wasmtime(), wat::parse_str(text).unwrap()).unwrap();
     Program::new(Arc::clone(engine), Generation::Second, &component, settings)
 }
 
@@ -181,6 +184,65 @@ async fn a_guest_that_calls_itself_without_end_traps() {
 async fn a_guest_that_hoards_handles_traps() {
     let failure = run(&program("(loop $again (drop (call $fields)) (br $again))")).await;
     assert_trapped(&failure, "table");
+}
+
+/// A component whose `handle` hands the host a list of so many values of a mebibyte in one call. All of
+/// them are the same mebibyte of its memory; the host would have a copy of each.
+fn copying(values: usize) -> String {
+    let end = 8 * values;
+    format!(
+        r#"(component
+            (import "wasi:http/types@0.2.0" (instance $types
+                (export "fields" (type $fields (sub resource)))
+                (export "incoming-request" (type (sub resource)))
+                (export "response-outparam" (type (sub resource)))
+                (type $why (variant
+                    (case "invalid-syntax") (case "forbidden") (case "immutable")))
+                (export "header-error" (type $error (eq $why)))
+                (export "[constructor]fields" (func (result (own $fields))))
+                (export "[method]fields.set" (func
+                    (param "self" (borrow $fields)) (param "name" string)
+                    (param "value" (list (list u8))) (result (result (error $error)))))))
+            (alias export $types "incoming-request" (type $request))
+            (alias export $types "response-outparam" (type $outparam))
+            (alias export $types "[constructor]fields" (func $fields))
+            (alias export $types "[method]fields.set" (func $set))
+            (core module $other (memory (export "memory") 17))
+            (core instance $other (instantiate $other))
+            (alias core export $other "memory" (core memory $memory))
+            (core func $fields (canon lower (func $fields)))
+            (core func $set (canon lower (func $set) (memory $memory)))
+            (core module $own
+                (import "host" "fields" (func $fields (result i32)))
+                (import "host" "set" (func $set (param i32 i32 i32 i32 i32 i32)))
+                (import "other" "memory" (memory 17))
+                (func (export "handle") (param i32 i32) (local $at i32)
+                    (loop $next
+                        (i32.store (local.get $at) (i32.const 65536))
+                        (i32.store offset=4 (local.get $at) (i32.const 1048576))
+                        (local.set $at (i32.add (local.get $at) (i32.const 8)))
+                        (br_if $next (i32.lt_u (local.get $at) (i32.const {end}))))
+                    ;; The name is a zero, which no header has: with a small list it is an error.
+                    (call $set (call $fields) (i32.const 60000) (i32.const 1)
+                        (i32.const 0) (i32.const {values}) (i32.const 60008))))
+            (core instance $own (instantiate $own
+                (with "host" (instance
+                    (export "fields" (func $fields)) (export "set" (func $set))))
+                (with "other" (instance $other))))
+            (func $handle (param "request" (own $request)) (param "response-out" (own $outparam))
+                (canon lift (core func $own "handle")))
+            (instance $handler (export "handle" (func $handle)))
+            (export "wasi:http/incoming-handler@0.2.0" (instance $handler)))"#
+    )
+}
+
+#[tokio::test]
+async fn one_call_copies_no_more_out_of_a_guest_than_it_may() {
+    let most = super::guest::HOSTCALL_BYTES >> 20;
+    let engine = engine(1);
+    let program = |values| load_text(&engine, &copying(values), Instances::Fresh).unwrap();
+    assert_returned(&run(&program(most / 2)).await);
+    assert_trapped(&run(&program(most + 1)).await, "hostcalls has been exhausted");
 }
 
 #[tokio::test]

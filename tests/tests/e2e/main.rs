@@ -11,6 +11,7 @@ mod faults;
 mod golden;
 mod http;
 mod instances;
+mod limits;
 mod listeners;
 mod metrics;
 mod natives;
