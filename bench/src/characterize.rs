@@ -16,7 +16,7 @@ use crate::compare::{self, BaselineArguments};
 use crate::counters::{Counting, energy_uj};
 use crate::deployment::{Deployment, Form, wasmtime};
 use crate::load::{self, Until};
-use crate::measured::{Measured, Split};
+use crate::measured::{CACHE_MISSES, INSTRUCTIONS, Measured, SYSTEM_CALLS, Split};
 use crate::oci::Rootfs;
 use crate::output::OutputArguments;
 use crate::results::Results;
@@ -277,9 +277,7 @@ pub fn table(rows: &[Measured]) -> Table {
                     == (&warm.function, &warm.parameters, &warm.runtime)
         });
         let optional = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), short);
-        let counter = |name: &str| {
-            optional(warm.counters.iter().find(|(event, _)| event.contains(name)).map(|it| it.1))
-        };
+        let counter = |name: &str| optional(warm.counter(name));
         table.row([
             format!("{} {}", warm.function, warm.parameters).trim_end().to_owned(),
             warm.runtime.clone(),
@@ -291,9 +289,9 @@ pub fn table(rows: &[Measured]) -> Table {
             optional(warm.cpu_ms),
             optional(warm.memory.map(|bytes| wide(bytes) / 1e6)),
             optional(warm.joules),
-            counter("instructions"),
-            counter("cache-misses"),
-            counter("sys_enter"),
+            counter(INSTRUCTIONS),
+            counter(CACHE_MISSES),
+            counter(SYSTEM_CALLS),
         ]);
     }
     table

@@ -12,6 +12,13 @@ use crate::table::Table;
 /// Points of a measurement that a file keeps at most; more are thinned evenly.
 const POINTS_MAX: usize = 3000;
 
+/// Parts of the names of events in [`Measured::counters`].
+pub const INSTRUCTIONS: &str = "instructions";
+/// As above.
+pub const CACHE_MISSES: &str = "cache-misses";
+/// As above.
+pub const SYSTEM_CALLS: &str = "sys_enter";
+
 /// What was measured.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Measured {
@@ -159,6 +166,12 @@ impl Measured {
         }
     }
 
+    /// What a request did of an event, if that could be counted.
+    #[must_use]
+    pub fn counter(&self, event: &str) -> Option<f64> {
+        self.counters.iter().find(|(name, _)| name.contains(event)).map(|(_, count)| *count)
+    }
+
     /// The latencies that are kept, in milliseconds.
     #[must_use]
     pub fn ms(&self) -> Vec<f64> {
@@ -213,10 +226,13 @@ pub fn table(title: &str, measured: &[Measured]) -> Table {
 pub fn csv(measured: &[Measured]) -> String {
     let mut text = String::from(
         "function,parameters,runtime,scenario,connections,requests,failed,rate,mean_ms,p50_ms,\
-         p90_ms,p99_ms,p999_ms,max_ms,wasm,native,cpu_ms,memory_bytes,partial\n",
+         p90_ms,p99_ms,p999_ms,max_ms,wasm,native,cpu_ms,memory_bytes,joules,retrieval_ms,\
+         serialization_ms,compute_ms,instructions,cache_misses,system_calls,partial\n",
     );
     for row in measured {
         let Latency { mean, p50, p90, p99, p999, max } = row.latency;
+        let known = |figure: Option<f64>| figure.map(|it| it.to_string()).unwrap_or_default();
+        let counter = |name: &str| known(row.counter(name));
         let fields = [
             quoted(&row.function),
             quoted(&row.parameters),
@@ -234,8 +250,15 @@ pub fn csv(measured: &[Measured]) -> String {
             max.to_string(),
             row.wasm.to_string(),
             row.native.to_string(),
-            row.cpu_ms.map(|ms| ms.to_string()).unwrap_or_default(),
+            known(row.cpu_ms),
             row.memory.map(|bytes| bytes.to_string()).unwrap_or_default(),
+            known(row.joules),
+            known(row.split.map(|split| split.retrieval)),
+            known(row.split.map(|split| split.serialization)),
+            known(row.split.map(|split| split.compute)),
+            counter(INSTRUCTIONS),
+            counter(CACHE_MISSES),
+            counter(SYSTEM_CALLS),
             row.lost.is_some().to_string(),
         ];
         text += &fields.join(",");
@@ -245,7 +268,7 @@ pub fn csv(measured: &[Measured]) -> String {
 }
 
 /// A field of comma-separated values.
-fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     match text.contains([',', '"', '\n']) {
         true => format!("\"{}\"", text.replace('"', "\"\"")),
         false => text.to_owned(),
@@ -282,6 +305,20 @@ mod tests {
         assert_eq!(serde_json::from_str::<Measured>(&text).expect("a row").rate, 0.0);
         let table = table("t", &[nothing]).to_string();
         assert!(!table.contains("NaN") && table.matches('–').count() == 8, "{table}");
+    }
+
+    #[test]
+    fn every_row_of_comma_separated_values_has_every_column() {
+        let mut row = Measured { joules: Some(0.5), ..Measured::default() };
+        row.counters = vec![("raw_syscalls:sys_enter".into(), 7.0)];
+        row.split = Some(Split { retrieval: 1.0, serialization: 2.0, compute: 3.0 });
+        let text = csv(&[row]);
+        let mut lines = text.lines().map(|line| line.split(',').collect::<Vec<_>>());
+        let (columns, row) = (lines.next().expect("columns"), lines.next().expect("a row"));
+        assert_eq!(columns.len(), row.len());
+        let at = |name| row[columns.iter().position(|column| *column == name).expect(name)];
+        assert_eq!((at("joules"), at("system_calls"), at("compute_ms")), ("0.5", "7", "3"));
+        assert_eq!((at("instructions"), at("partial")), ("", "false"));
     }
 
     #[test]

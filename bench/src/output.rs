@@ -6,6 +6,7 @@ use clap::Args;
 
 use crate::measured::{self, Measured};
 use crate::results::Results;
+use crate::table::Table;
 
 /// Files for results.
 #[derive(Clone, Debug, Args)]
@@ -13,7 +14,7 @@ pub struct OutputArguments {
     /// Write everything to this file as JSON; `report` reads it
     #[arg(long)]
     pub json: Option<PathBuf>,
-    /// Write one row a measurement to this file as CSV
+    /// Write one row a measurement to this file as CSV, or the table of what measures nothing
     #[arg(long)]
     pub csv: Option<PathBuf>,
 }
@@ -28,11 +29,14 @@ impl OutputArguments {
             results.write_to(path)?;
         }
         if let Some(path) = &self.csv {
-            let rows: Vec<Measured> = match results.data.get("measured") {
-                Some(measured) => serde_json::from_value(measured.clone())?,
-                None => Vec::new(),
+            let text = match results.data.get("measured") {
+                Some(rows) => {
+                    measured::csv(&serde_json::from_value::<Vec<Measured>>(rows.clone())?)
+                }
+                // What measures nothing has its tables.
+                None => results.tables.iter().map(Table::csv).collect(),
             };
-            std::fs::write(path, measured::csv(&rows))?;
+            std::fs::write(path, text)?;
         }
         Ok(results.text())
     }

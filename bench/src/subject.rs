@@ -101,7 +101,7 @@ impl Subject {
         let setup = setup
             .custom(&self.name, policy, component, native)
             .with(&format!("limits.memory = {:?}", self.memory))
-            .with("limits.cpu_time = \"60s\"\nlimits.timeout = \"180s\"")
+            .with("limits.cpu_time = \"180s\"\nlimits.timeout = \"180s\"")
             .with("limits.concurrency = 256\nlimits.queue = 4096\nlimits.queue_timeout = \"60s\"");
         let scratch = self.scratch.then(|| "limits.scratch = \"32MiB\"".to_owned());
         scratch.iter().chain(&self.lines).fold(setup, |setup, line| setup.with(line))

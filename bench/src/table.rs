@@ -4,6 +4,8 @@ use std::fmt::{self, Display};
 
 use serde::{Deserialize, Serialize};
 
+use crate::measured::quoted;
+
 /// A table; its first column is aligned to the left, the others to the right.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Table {
@@ -33,6 +35,15 @@ impl Table {
         let cells: Vec<String> = cells.into_iter().map(Into::into).collect();
         assert_eq!(cells.len(), self.columns.len(), "a row has a cell for each column");
         self.rows.push(cells);
+    }
+
+    /// As comma-separated values, the columns' names first.
+    #[must_use]
+    pub fn csv(&self) -> String {
+        let line = |cells: &Vec<String>| -> String {
+            cells.iter().map(|cell| quoted(cell)).collect::<Vec<_>>().join(",") + "\n"
+        };
+        std::iter::once(&self.columns).chain(&self.rows).map(line).collect()
     }
 }
 
@@ -79,5 +90,6 @@ mod tests {
         table.row(["a", "1.25"]);
         let text = "Figures\n\n| variant | p50 ms |\n| ------- | -----: |\n| a       |   1.25 |\n";
         assert_eq!(table.to_string(), text);
+        assert_eq!(table.csv(), "variant,p50 ms\na,1.25\n");
     }
 }
