@@ -15,9 +15,18 @@ pub(super) struct Claim {
     pub(super) paper: &'static str,
     /// What was measured here, or why nothing was.
     pub(super) ours: String,
-    /// Whether the order is the paper's; nothing when it could not be measured here.
-    order: Option<bool>,
+    order: Order,
     ratio: Option<Ratio>,
+}
+
+/// Whether the order is the paper's.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Order {
+    Same,
+    Other,
+    /// What was measured may be chance.
+    Undecided,
+    NotMeasured,
 }
 
 /// The same ratio in the paper and here.
@@ -38,13 +47,21 @@ pub(super) enum Verdict {
     OrderOnly,
     /// The order is not.
     Contradicts,
+    /// Our result may be chance.
+    Undecided,
     NotMeasured,
 }
 
 impl Claim {
     /// A claim that was measured; `order` says whether ours is the paper's.
     pub(super) fn new(paper: &'static str, ours: impl Into<String>, order: bool) -> Self {
-        Self { paper, ours: ours.into(), order: Some(order), ratio: None }
+        let order = if order { Order::Same } else { Order::Other };
+        Self { paper, ours: ours.into(), order, ratio: None }
+    }
+
+    /// A claim that was measured, with a result that may be chance.
+    pub(super) fn undecided(paper: &'static str, ours: impl Into<String>) -> Self {
+        Self { paper, ours: ours.into(), order: Order::Undecided, ratio: None }
     }
 
     /// With the size of the claim, in both.
@@ -55,15 +72,16 @@ impl Claim {
 
     /// A claim that could not be measured here.
     pub(super) fn not_measured(paper: &'static str, why: impl Into<String>) -> Self {
-        Self { paper, ours: why.into(), order: None, ratio: None }
+        Self { paper, ours: why.into(), order: Order::NotMeasured, ratio: None }
     }
 
     pub(super) fn verdict(&self) -> Verdict {
         match (self.order, self.ratio) {
-            (None, _) => Verdict::NotMeasured,
-            (Some(false), _) => Verdict::Contradicts,
-            (Some(true), Some(ratio)) if !ratio.is_alike() => Verdict::OrderOnly,
-            (Some(true), _) => Verdict::Agrees,
+            (Order::NotMeasured, _) => Verdict::NotMeasured,
+            (Order::Undecided, _) => Verdict::Undecided,
+            (Order::Other, _) => Verdict::Contradicts,
+            (Order::Same, Some(ratio)) if !ratio.is_alike() => Verdict::OrderOnly,
+            (Order::Same, _) => Verdict::Agrees,
         }
     }
 
@@ -74,11 +92,12 @@ impl Claim {
             (Verdict::Agrees, None) => "Agrees.",
             (Verdict::OrderOnly, _) => "Agrees in order, not in size.",
             (Verdict::Contradicts, _) => "Contradicts.",
+            (Verdict::Undecided, _) => "Undecided.",
             (Verdict::NotMeasured, _) => "Not measured.",
         };
         let size = self.ratio.map(|ratio| {
             format!(
-                " {}: {} times in the paper, {} times here, which is {} of the paper's.",
+                " In figures, {}: {} in the paper, {} here, {} of the paper's.",
                 ratio.of,
                 short(ratio.paper),
                 short(ratio.here),
@@ -111,6 +130,7 @@ pub(super) fn table<'a>(claims: impl Iterator<Item = (&'a str, &'a Claim)>) -> T
             Verdict::Agrees => ("agrees", "–"),
             Verdict::OrderOnly => ("agrees", "differs"),
             Verdict::Contradicts => ("contradicts", "differs"),
+            Verdict::Undecided => ("undecided", "–"),
             Verdict::NotMeasured => ("–", "–"),
         };
         let figures = match claim.ratio {
@@ -140,13 +160,14 @@ mod tests {
         assert_eq!(sized(true, 2.0).verdict(), Verdict::OrderOnly);
         assert_eq!(sized(false, 8.0).verdict(), Verdict::Contradicts);
         assert_eq!(Claim::not_measured("p", "why").verdict(), Verdict::NotMeasured);
+        assert_eq!(Claim::undecided("p", "chance").verdict(), Verdict::Undecided);
     }
 
     #[test]
     fn a_sentence_says_both_ratios_and_how_far_they_are_apart() {
         let sentence = sized(true, 2.0).sentence();
         assert!(sentence.starts_with("**Agrees in order, not in size.**"), "{sentence}");
-        let size = "starts: 8 times in the paper, 2 times here, which is 0.25 of the paper's.";
+        let size = "In figures, starts: 8 in the paper, 2 here, 0.25 of the paper's.";
         assert!(sentence.ends_with(size), "{sentence}");
     }
 

@@ -220,6 +220,7 @@ fn page(
     for (title, verdict) in [
         ("Where our result contradicts a paper", Verdict::Contradicts),
         ("Where the order is a paper's and the size is not", Verdict::OrderOnly),
+        ("What our measurement does not decide", Verdict::Undecided),
     ] {
         let _ = writeln!(page, "## {title}\n");
         let all = sections.iter().flat_map(|section| &section.claims);
