@@ -141,7 +141,9 @@ pub fn run(arguments: &TraceArguments) -> anyhow::Result<(String, bool)> {
     match &arguments.action {
         Action::Generate(arguments) => Ok((make(arguments)?, false)),
         Action::Select(arguments) => {
-            let survey = survey(read::invocations(&arguments.trace)?, arguments.each)?;
+            let reader = read::invocations(&arguments.trace)?;
+            let all = 0..reader.minutes();
+            let survey = survey(reader, arguments.each, all)?;
             let mut results = Results::new("select", 0);
             results.tables.push(survey_table(&survey));
             results.data("survey", &survey)?;
@@ -234,7 +236,9 @@ fn replay(arguments: &ReplayArguments) -> anyhow::Result<(String, bool)> {
     'patterns: for pattern in patterns {
         let parts = parts(arguments, pattern, &chosen, &stand_ins);
         if parts.is_empty() {
-            results.notes.push(format!("the trace has no function of the pattern {pattern}"));
+            results.notes.push(format!(
+                "the trace has no function of the pattern {pattern} that is invoked in these minutes"
+            ));
             continue;
         }
         let names: Vec<&str> = parts.iter().map(|part| part.subject.name.as_str()).collect();
@@ -314,7 +318,7 @@ fn patterns(arguments: &ReplayArguments) -> Vec<Pattern> {
     }
 }
 
-/// The busiest functions of the trace, of those patterns; none without a trace.
+/// The functions of those patterns that are busiest in the minutes that count; none without a trace.
 fn chosen(arguments: &ReplayArguments, patterns: &[Pattern]) -> anyhow::Result<Vec<Chosen>> {
     let Some(trace) = &arguments.trace else { return Ok(Vec::new()) };
     let reader = read::invocations(trace)?;
@@ -325,7 +329,8 @@ fn chosen(arguments: &ReplayArguments, patterns: &[Pattern]) -> anyhow::Result<V
         trace.display(),
         reader.minutes()
     );
-    let mut chosen = survey(reader, arguments.each)?.chosen;
+    let first = *arguments.minutes.start() - 1;
+    let mut chosen = survey(reader, arguments.each, first..last)?.chosen;
     chosen.retain(|chosen| patterns.contains(&chosen.pattern));
     Ok(chosen)
 }

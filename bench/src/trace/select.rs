@@ -1,6 +1,7 @@
 //! Choosing functions of a trace by the pattern of their invocations, with bounded memory.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use serde::Serialize;
 
@@ -26,17 +27,19 @@ pub struct Survey {
     pub patterns: BTreeMap<Pattern, usize>,
     /// Invocations.
     pub invocations: u64,
-    /// The functions with the most invocations, `each` of each pattern at most.
+    /// The functions with the most invocations in the minutes that count, `each` of each pattern at most.
     pub chosen: Vec<Chosen>,
 }
 
-/// Reads a trace to its end and keeps the busiest `each` functions of each pattern.
+/// Reads a trace to its end and keeps the `each` functions of each pattern that are busiest in these
+/// minutes (places in the rows), of those that are invoked in them at all.
 ///
 /// # Errors
 /// The trace's first fault.
 pub fn survey(
     rows: impl Iterator<Item = Result<Invocations, TraceError>>,
     each: usize,
+    minutes: Range<usize>,
 ) -> Result<Survey, TraceError> {
     let mut survey = Survey::default();
     let mut kept: BTreeMap<Pattern, Vec<(f64, Invocations)>> = BTreeMap::new();
@@ -46,8 +49,12 @@ pub fn survey(
         survey.invocations += row.counts.iter().map(|count| u64::from(*count)).sum::<u64>();
         let Some(pattern) = Pattern::of(&row.counts) else { continue };
         *survey.patterns.entry(pattern).or_default() += 1;
+        let busy = per_minute(row.counts.get(minutes.clone()).unwrap_or_default());
+        if busy <= 0.0 || busy.is_nan() {
+            continue;
+        }
         let kept = kept.entry(pattern).or_default();
-        kept.push((per_minute(&row.counts), row));
+        kept.push((busy, row));
         kept.sort_by(|a, b| b.0.total_cmp(&a.0));
         kept.truncate(each);
     }
@@ -67,11 +74,28 @@ mod tests {
     fn a_survey_keeps_the_busiest_of_each_pattern() {
         let made = generate(200, 240, 7);
         let rows = made.functions.iter().map(|(row, _)| Ok(row.clone()));
-        let survey = survey(rows, 2).expect("no fault");
+        let survey = survey(rows, 2, 0..240).expect("no fault");
         assert_eq!(survey.functions, 200);
         for pattern in Pattern::ALL {
             let of = |chosen: &&Chosen| chosen.pattern == pattern;
             assert_eq!(survey.chosen.iter().filter(of).count(), 2, "{pattern}");
+        }
+    }
+
+    #[test]
+    fn who_is_chosen_is_invoked_in_the_minutes_that_count() {
+        let made = generate(200, 240, 7);
+        let rows = || made.functions.iter().map(|(row, _)| Ok(row.clone()));
+        let minutes = 100..103;
+        let chosen = survey(rows(), 1, minutes.clone()).expect("no fault").chosen;
+        assert!(!chosen.is_empty());
+        for Chosen { pattern, row } in chosen {
+            let most = per_minute(&row.counts[minutes.clone()]);
+            assert!(most > 0.0);
+            let others =
+                made.functions.iter().filter(|(row, _)| Pattern::of(&row.counts) == Some(pattern));
+            let busiest = others.map(|(row, _)| per_minute(&row.counts[minutes.clone()]));
+            assert_eq!(busiest.fold(0.0, f64::max), most);
         }
     }
 }
