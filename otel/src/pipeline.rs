@@ -36,6 +36,9 @@ use crate::queue::{Counts, Queue};
 use crate::settings::{Config, Environment, InvalidEndpoint, Settings, Target};
 use crate::traceable::Traceable;
 
+/// What becomes a trace when it is sent.
+type Waiting = Arc<dyn Traceable>;
+
 /// Pauses before a batch is sent again that the collector could not take for the moment.
 const AGAIN: [Duration; 3] =
     [Duration::from_millis(100), Duration::from_millis(300), Duration::from_millis(900)];
@@ -178,7 +181,7 @@ impl fmt::Debug for Source {
 /// What the handle shares with the thread, and how it ends the thread.
 #[derive(Debug)]
 struct Exporter {
-    traces: Option<Arc<Queue<Arc<dyn Traceable>>>>,
+    traces: Option<Arc<Queue<Waiting>>>,
     logs: Option<Arc<Queue<Log>>>,
     metrics: Source,
     stop: Mutex<Option<Stop>>,
@@ -245,7 +248,7 @@ fn with_sdk(mut resource: Vec<KeyValue>) -> Vec<KeyValue> {
 /// What the thread begins with. Its runtime and its clients live and die on it, since neither may be
 /// dropped by a task of the host's runtime.
 struct Thread {
-    traces: Option<(Arc<Queue<Arc<dyn Traceable>>>, Target)>,
+    traces: Option<(Arc<Queue<Waiting>>, Target)>,
     metrics: Option<(Source, Target)>,
     logs: Option<(Arc<Queue<Log>>, Target)>,
     sender: Arc<encode::Sender>,
@@ -279,7 +282,7 @@ impl Thread {
         let Self { traces, metrics, logs, sender } = self;
         let traces = traces.map(|(queue, target)| {
             let sender = Arc::clone(&sender);
-            let encode = Box::new(move |batch: &[Arc<dyn Traceable>]| sender.traces(batch));
+            let encode = Box::new(move |batch: &[Waiting]| sender.traces(batch));
             let way = Way::new("spans", "trace.v1.TraceService", &target)?;
             Ok::<_, StartError>(Batches { queue, encode, way })
         });
@@ -309,7 +312,7 @@ impl Thread {
 
 /// One sender a signal.
 struct Senders {
-    traces: Option<Batches<Arc<dyn Traceable>>>,
+    traces: Option<Batches<Waiting>>,
     metrics: Option<Readings>,
     logs: Option<Batches<Log>>,
 }
