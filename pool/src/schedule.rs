@@ -84,6 +84,8 @@ pub struct Schedule {
     parked: VecDeque<SandboxId>,
     /// Since when there are fewer than are to be kept ready.
     short_since: Option<Instant>,
+    /// When the function that accepted last has had time for its first answer.
+    settled: Option<Instant>,
     creating: usize,
     /// What all sandboxes cost.
     memory: u64,
@@ -106,6 +108,7 @@ impl Schedule {
             starts: VecDeque::new(),
             parked: VecDeque::new(),
             short_since: None,
+            settled: None,
             creating: 0,
             memory: 0,
             clock: Clock::default(),

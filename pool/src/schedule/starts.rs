@@ -3,6 +3,7 @@
 use super::function::{Cause, FunctionId, Policy};
 use super::room::Room;
 use super::sandbox::Owner;
+use super::stock::FIRST_ANSWER;
 use super::{Effect, PARKED_MEMORY, Schedule};
 use crate::lifecycle::{self, State};
 use crate::protocol::SandboxId;
@@ -100,6 +101,7 @@ impl Schedule {
         self.step(now, id, lifecycle::Event::Accepted, effects);
         let Some(sandbox) = self.sandboxes.get_mut(&id) else { return };
         sandbox.since = now;
+        self.settled = Some(now + FIRST_ANSWER);
         if let Some(owner) = &sandbox.owner
             && let Some(function) = self.functions.get_mut(&owner.function)
         {

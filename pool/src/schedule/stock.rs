@@ -16,6 +16,9 @@ const CREATION_PATIENCE: u32 = 3;
 /// in the kernel while it moves a process into its control group: beside one, a start of a millisecond took three.
 pub(super) const REFILL_PATIENCE: Duration = Duration::from_millis(20);
 
+/// How long after a function has accepted, too: its first answer is still to come.
+pub(super) const FIRST_ANSWER: Duration = Duration::from_millis(3);
+
 impl Schedule {
     /// Has sandboxes made: first those that starts need, oldest first, then those to be kept ready.
     /// None takes memory that a start before it waits for, or the two would take turns for ever.
@@ -50,8 +53,12 @@ impl Schedule {
             self.short_since = None;
         } else {
             let due = *self.short_since.get_or_insert(now) + REFILL_PATIENCE;
-            if now < due && self.some_function_starts() {
-                return self.wake_by(due);
+            let rested = match self.some_function_starts() {
+                true => due,
+                false => due.min(self.settled.unwrap_or(now)),
+            };
+            if now < rested {
+                return self.wake_by(rested);
             }
         }
         while kept < self.bounds.parked

@@ -3,7 +3,7 @@
 mod law;
 mod world;
 
-use super::stock::REFILL_PATIENCE;
+use super::stock::{FIRST_ANSWER, REFILL_PATIENCE};
 use super::{Bounds, Cause, Effect, Event, FunctionId, KeepAlive, Policy, Quarantine};
 use crate::protocol::{Exit, SandboxId};
 use crate::reason::{LeaseError, Reason};
@@ -387,7 +387,7 @@ fn a_look_around_in_between_does_not_put_off_the_freezing() {
 }
 
 #[test]
-fn the_stock_is_refilled_once_the_function_that_took_from_it_accepts() {
+fn the_stock_is_refilled_once_the_function_that_took_from_it_may_have_answered() {
     let (mut world, function) = World::with_function(bounds(), policy());
     world.wait(function);
     let id = *world.activating.first().unwrap();
@@ -395,6 +395,8 @@ fn the_stock_is_refilled_once_the_function_that_took_from_it_accepts() {
     world.executed(id);
     assert!(world.creating.is_empty(), "while it starts");
     world.accepted(id);
+    assert!(world.creating.is_empty(), "while it answers for the first time");
+    world.advance(FIRST_ANSWER);
     assert_eq!(world.creating.len(), 1);
 }
 
