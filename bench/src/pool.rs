@@ -98,7 +98,9 @@ fn starts(
     for function in [frozen, warm] {
         runtime.block_on(parked.warm_up(function))?;
     }
-    let mut variants: Vec<_> = [Contender::Spawn, Contender::SpawnAhead].map(Variant::Other).into();
+    let mut variants: Vec<_> = [Contender::Spawn, Contender::SpawnAhead, Contender::SpawnDynamic]
+        .map(Variant::Other)
+        .into();
     variants.extend([Variant::Parked, Variant::Rooted, Variant::Cold]);
     variants.extend([Variant::Frozen, Variant::Warm]);
     for contender in [Contender::Libcontainer, Contender::Runc, Contender::Crun] {
@@ -168,23 +170,23 @@ fn bars(variants: &[Variant], measured: &Rounds<Start>, seed: u64, results: &mut
     let ratio = |a, b, q: f64| -> Option<Estimate> {
         Some(stats::ratio_of(&of(a)?, &of(b)?, seed, |ms| stats::quantile(ms, q)))
     };
-    let [spawn, whole_spawn, runc, crun] =
-        [Contender::SpawnAhead, Contender::Spawn, Contender::Runc, Contender::Crun]
-            .map(Variant::Other);
+    let [spawn, whole, dynamic] =
+        [Contender::SpawnAhead, Contender::Spawn, Contender::SpawnDynamic].map(Variant::Other);
+    let [runc, crun] = [Contender::Runc, Contender::Crun].map(Variant::Other);
     let rows = [
         ("parked to first 200 / posix_spawn to 200, p50", Variant::Parked, spawn, 0.5, 1.1),
         ("parked to first 200 / posix_spawn to 200, p99", Variant::Parked, spawn, 0.99, 1.3),
         (
             "parked to first 200 / posix_spawn with its preamble to 200, p50",
             Variant::Parked,
-            whole_spawn,
+            whole,
             0.5,
             1.1,
         ),
         (
-            "parked to first 200 of a rootfs function / posix_spawn to 200, p50",
+            "parked to first 200 of a rootfs function / posix_spawn of its server to 200, p50",
             Variant::Rooted,
-            spawn,
+            dynamic,
             0.5,
             2.0,
         ),

@@ -32,6 +32,8 @@ pub(super) enum Contender {
     Spawn,
     /// The same with the preamble done before the measurement begins, as a parked sandbox has it.
     SpawnAhead,
+    /// As that, of the server that is linked dynamically.
+    SpawnDynamic,
     /// libcontainer, called by a small command: this program.
     Libcontainer,
     Runc,
@@ -58,6 +60,7 @@ impl Contender {
         match self {
             Self::Spawn => "posix_spawn, no isolation",
             Self::SpawnAhead => "posix_spawn, its socket and pipes made ahead",
+            Self::SpawnDynamic => "the same of the dynamic server",
             Self::Libcontainer => "libcontainer in full, a command",
             Self::Runc => "runc run",
             Self::Crun => "crun run",
@@ -73,12 +76,13 @@ impl Contender {
     }
 
     fn is_bare(self) -> bool {
-        matches!(self, Self::Spawn | Self::SpawnAhead)
+        matches!(self, Self::Spawn | Self::SpawnAhead | Self::SpawnDynamic)
     }
 
     fn program(self) -> PathBuf {
         match self {
             Self::Spawn | Self::SpawnAhead => Place::server(),
+            Self::SpawnDynamic => Place::dynamic_server(),
             Self::Libcontainer => std::env::current_exe().unwrap_or_default(),
             Self::Runc => "runc".into(),
             Self::Crun => "crun".into(),
@@ -98,7 +102,8 @@ impl Contender {
             arguments.extend(self.arguments(&bundle, &id));
         }
         let name = place.path().join(&id);
-        let ahead = (self == Self::SpawnAhead).then(|| Preamble::make(&name)).transpose()?;
+        let ahead =
+            (self.is_bare() && self != Self::Spawn).then(|| Preamble::make(&name)).transpose()?;
         let mut held = None;
         let start = place.measure(async {
             let preamble = ahead.map_or_else(|| Preamble::make(&name), Ok)?;
@@ -116,7 +121,7 @@ impl Contender {
         let (bundle, state) =
             (bundle.display(), bundle.with_extension("state").display().to_string());
         let text = match self {
-            Self::Spawn | Self::SpawnAhead => return Vec::new(),
+            Self::Spawn | Self::SpawnAhead | Self::SpawnDynamic => return Vec::new(),
             Self::Libcontainer => format!("container --state {state} --bundle {bundle} {id}"),
             Self::Runc | Self::Crun => {
                 format!("--root {state} run --detach --preserve-fds 1 --bundle {bundle} {id}")
@@ -147,7 +152,7 @@ impl Contender {
                     .status()?;
                 anyhow::ensure!(deleted.success(), "{} cannot delete {id}", self.name());
             }
-            Self::Libcontainer | Self::Spawn | Self::SpawnAhead => {
+            Self::Libcontainer | Self::Spawn | Self::SpawnAhead | Self::SpawnDynamic => {
                 for pid in &inits {
                     kill(*pid, Signal::SIGKILL)?;
                 }

@@ -65,14 +65,18 @@ impl Place {
         builds("hello").1
     }
 
-    /// A root file system with the same server, linked dynamically as the workspace's build leaves it, and with its
-    /// loader and libraries.
+    /// The same server, linked dynamically as the workspace's build leaves it.
+    pub(super) fn dynamic_server() -> PathBuf {
+        target_dir().join("release/hello")
+    }
+
+    /// A root file system with that, its loader and its libraries.
     pub(super) fn root(&self) -> anyhow::Result<PathBuf> {
         let root = self.path().join("root");
         for name in ["dev", "proc", "tmp", "run"] {
             fs::create_dir_all(root.join(name))?;
         }
-        let server = target_dir().join("release/hello");
+        let server = Self::dynamic_server();
         let listed = Command::new("ldd").arg(&server).output().context("cannot run ldd")?;
         let listed = String::from_utf8(listed.stdout)?;
         let libraries: Vec<&Path> =
