@@ -1,5 +1,13 @@
 //! What it costs that a request is forwarded to a sandbox, against the same native server reached
-//! directly over TCP. Both run on one core, in turns; the load has another.
+//! directly over TCP, in turns and in two placements:
+//!
+//! | placement | servers | load |
+//! |---|---|---|
+//! | one core | share one core | has the others, and never sleeps |
+//! | all cores | run where the kernel puts them | the same, and sleeps until an answer is there |
+//!
+//! Throughput is compared on one core, where it is the processor time that counts; latency on all
+//! cores, as a client finds it that has one request at a time.
 
 use std::net::TcpListener;
 use std::os::fd::AsRawFd as _;
@@ -16,7 +24,7 @@ use crate::bench::Session;
 use crate::client::{Request, Target, Tier, ask};
 use crate::cores::{Cores, Split};
 use crate::interleave::{Rounds, interleave};
-use crate::load::{Outcome, Until, closed_awake, waiting_note};
+use crate::load::{Outcome, Until, closed, closed_awake, waiting_note};
 use crate::results::Results;
 use crate::server::{Announced, Server};
 use crate::stats::{self, Estimate};
@@ -29,8 +37,16 @@ const CONNECTIONS: usize = 16;
 /// Requests after which the native build must have answered.
 const WARM_MAX: usize = 1_000;
 
+/// Where servers and load run.
+#[derive(Clone, Copy)]
+enum Placement {
+    OneCore,
+    AllCores,
+}
+
 /// The same server, reached in one of two ways.
 struct Way {
+    placement: Placement,
     target: Target,
     prefix: &'static str,
     running: Running,
@@ -58,8 +74,13 @@ struct Measured {
 /// When a server cannot be started or a request fails.
 pub fn run(session: &Session, results: &mut Results) -> anyhow::Result<()> {
     let directory = tempfile::tempdir()?;
-    let core = session.cores.server.first(1);
-    let mut ways = [direct(&core, directory.path())?, forwarded(&core)?];
+    let (core, all) = (session.cores.server.first(1), Cores::available());
+    let mut ways = [
+        direct(Placement::OneCore, &core, directory.path())?,
+        forwarded(Placement::OneCore, &core)?,
+        direct(Placement::AllCores, &all, directory.path())?,
+        forwarded(Placement::AllCores, &all)?,
+    ];
     let span = session.either(Duration::from_secs(2), Duration::from_millis(100));
     let count = session.either(10, 2);
     let rounds = interleave(&mut ways, count, &session.progress, |way, _| {
@@ -75,7 +96,7 @@ pub fn run(session: &Session, results: &mut Results) -> anyhow::Result<()> {
     report(&rounds, session.seed, results)
 }
 
-fn direct(core: &Cores, directory: &Path) -> anyhow::Result<Way> {
+fn direct(placement: Placement, cores: &Cores, directory: &Path) -> anyhow::Result<Way> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let target = listener.local_addr()?.into();
     fcntl(&listener, FcntlArg::F_SETFD(FdFlag::empty()))?;
@@ -83,28 +104,35 @@ fn direct(core: &Cores, directory: &Path) -> anyhow::Result<Way> {
     let moved = format!(r#"LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" 3<&{}"#, listener.as_raw_fd());
     command.arg("-c").arg(moved).arg(builds(FUNCTION).1);
     let announced = Announced::Port(listener.local_addr()?);
-    let server = Server::start(command, &announced, core, &directory.join("log"))?;
+    let server = Server::start(command, &announced, cores, &directory.join("log"))?;
     // Whoever else held it would take the connections of a server that has died.
     drop(listener);
-    Ok(Way { target, prefix: "", running: Running::Direct(server) })
+    Ok(Way { placement, target, prefix: "", running: Running::Direct(server) })
 }
 
-fn forwarded(core: &Cores) -> anyhow::Result<Way> {
+fn forwarded(placement: Placement, cores: &Cores) -> anyhow::Result<Way> {
     let setup = Setup::new().function(FUNCTION, "native");
     let setup = setup.with("sandboxes.max = 1").with("sandboxes.min = 1");
     let setup = setup.with(&format!("sandboxes.concurrency = {CONNECTIONS}"));
-    let baton = setup.start(core)?;
+    let baton = setup.start(cores)?;
     let target = baton.target();
     let native =
         |_| ask(&target, &Request::get("/hello/")).is_ok_and(|answer| answer.tier == Tier::Native);
     anyhow::ensure!((0..WARM_MAX).any(native), "the native build never answers: {}", baton.log());
-    Ok(Way { target, prefix: "/hello", running: Running::Forwarded(baton) })
+    Ok(Way { placement, target, prefix: "/hello", running: Running::Forwarded(baton) })
 }
 
 fn measure(way: &Way, span: Duration, cores: &Split) -> anyhow::Result<Measured> {
     let load = |path: &str, connections| -> anyhow::Result<Outcome> {
         let requests = [Request::get(&format!("{}{path}", way.prefix))];
-        closed_awake(&way.target, &requests, connections, Until::Elapsed(span), cores)?.check()
+        let (target, until) = (&way.target, Until::Elapsed(span));
+        let outcome = match way.placement {
+            Placement::OneCore => closed_awake(target, &requests, connections, until, cores)?,
+            Placement::AllCores => {
+                closed(target, &requests, connections, until, &Cores::available())?
+            }
+        };
+        outcome.check()
     };
     let median = |outcome: &Outcome| stats::median(&outcome.latencies_ms());
     Ok(Measured {
@@ -115,10 +143,12 @@ fn measure(way: &Way, span: Duration, cores: &Split) -> anyhow::Result<Measured>
 }
 
 fn report(rounds: &Rounds<Measured>, seed: u64, results: &mut Results) -> anyhow::Result<()> {
-    let title = "Forwarding against the same server reached directly over TCP, both on one core";
-    let columns = ["way", "13 B, p50 ms", "1 MB, p50 ms", "requests/s at 16 connections"];
+    let title = "Forwarding against the same server reached directly over TCP, by placement";
+    let columns =
+        ["placement, way", "13 B, p50 ms", "1 MB, p50 ms", "requests/s at 16 connections"];
     let mut table = Table::new(title, columns);
-    for (way, name) in ["direct", "forwarded"].into_iter().enumerate() {
+    let names = ["one core, direct", "one core, forwarded", "all, direct", "all, forwarded"];
+    for (way, name) in names.into_iter().enumerate() {
         let cell = |figure: fn(&Measured) -> f64| rounds.median(way, seed, figure).value;
         let (small, large) = (cell(|it| it.small_ms), cell(|it| it.large_ms));
         let rate = cell(|it| it.rate);
@@ -132,7 +162,7 @@ fn report(rounds: &Rounds<Measured>, seed: u64, results: &mut Results) -> anyhow
     results.tables.push(table);
     // The part that is added is what is past the whole of the other way.
     let added = |figure: fn(&Measured) -> f64| {
-        let Estimate { value, low, high } = rounds.ratio(1, 0, seed, figure);
+        let Estimate { value, low, high } = rounds.ratio(3, 2, seed, figure);
         Estimate { value: value - 1.0, low: low - 1.0, high: high - 1.0 }
     };
     let share = rounds.ratio(1, 0, seed, |it| it.rate);
