@@ -2,7 +2,7 @@
 //! on this machine, next to the papers' own numbers.
 //!
 //! Each claim of a paper becomes a sentence that says whether our result agrees, in order and in size
-//! ([`claim`]). Absolute times differ with the hardware; what is compared are orders and ratios.
+//! (`claim.rs`). Absolute times differ with the hardware; what is compared are orders and ratios.
 
 mod claim;
 mod funless;
