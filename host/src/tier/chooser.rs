@@ -33,6 +33,10 @@ pub const DECISIONS: usize = 64;
 /// Requests after which a tier that was not measured may be tried again.
 const STALE: u32 = 256;
 
+/// Measurements of the native build before it is believed to be slower than Wasm. The first are of a
+/// sandbox whose memory nobody has touched yet, and a function that left it would not soon look again.
+const BELIEVED: u64 = 5;
+
 /// The share of the service time that exploring may cost.
 const EXPLORING: f64 = 0.01;
 
@@ -303,7 +307,9 @@ impl State {
 
     fn expectations(&mut self) -> Measured {
         let [wasm, native] = &mut self.alone;
+        let known = native.samples() >= BELIEVED;
         let (wasm, native) = (wasm.expected(), native.expected());
+        let native = native.filter(|native| known || wasm.is_none_or(|wasm| *native < wasm));
         Measured {
             wasm,
             native,
@@ -598,6 +604,18 @@ mod tests {
             (plan.place, plan.reason, plan.prepare),
             (Place::Wasm, Reason::WasmFaster, None)
         );
+    }
+
+    #[test]
+    fn a_native_build_is_believed_to_be_slower_only_after_some_requests() {
+        let mut trial = Trial::new();
+        trial.end(Tier::Wasm, Reason::NotWorth, Duration::from_micros(800));
+        for _ in 0..BELIEVED {
+            let plan = trial.chooser.plan(trial.now, 1, WARM);
+            assert_eq!((plan.place, plan.reason), (Place::Warm, Reason::Warm));
+            trial.end(Tier::Native, plan.reason, Duration::from_millis(2));
+        }
+        assert_eq!(trial.chooser.plan(trial.now, 1, WARM).reason, Reason::WasmFaster);
     }
 
     #[test]
