@@ -92,7 +92,7 @@ pub fn run(session: &Session, results: &mut Results) -> anyhow::Result<()> {
             Running::Forwarded(baton) => baton.stop()?,
         }
     }
-    results.notes.push(waiting_note(&session.cores));
+    results.notes.push(format!("on one core {}", waiting_note(&session.cores)));
     report(&rounds, session.seed, results)
 }
 
