@@ -190,6 +190,13 @@ fn bars(variants: &[Variant], measured: &Rounds<Start>, seed: u64, results: &mut
             0.5,
             2.0,
         ),
+        (
+            "parked to first 200 of a rootfs function / posix_spawn of the static server to 200, p50",
+            Variant::Rooted,
+            whole,
+            0.5,
+            2.0,
+        ),
         ("full cold / runc, p50", Variant::Cold, runc, 0.5, 0.3),
         ("full cold / crun, p50", Variant::Cold, crun, 0.5, 1.0),
     ];
