@@ -1,8 +1,9 @@
 //! What a running Baton has on the machine, and what of it is left later.
 
-use std::collections::BTreeSet;
-use std::fs;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use nix::unistd::Pid;
 
@@ -13,8 +14,9 @@ use crate::baton::{Baton, Place, cgroups, children};
 pub struct Footprint {
     /// Each process with the time at which it was started: numbers are used again.
     processes: BTreeSet<(i32, String)>,
-    /// Network namespaces of its sandboxes, as `/proc` shows them.
-    networks: BTreeSet<PathBuf>,
+    /// Network namespaces of its sandboxes, as `/proc` shows them. Each is held, so that the kernel gives
+    /// its number to no other meanwhile.
+    networks: BTreeMap<PathBuf, Arc<File>>,
     state: PathBuf,
     cgroup_parent: String,
 }
@@ -31,8 +33,9 @@ impl Footprint {
         }
         let inside = members(&baton.place);
         let ours = network(std::process::id().cast_signed());
-        let networks = inside.iter().filter_map(|&pid| network(pid));
-        let networks = networks.filter(|network| Some(network) != ours.as_ref()).collect();
+        let held = |pid: &i32| Some((network(*pid)?, Arc::new(File::open(network_of(*pid)).ok()?)));
+        let networks = inside.iter().filter_map(held);
+        let networks = networks.filter(|(network, _)| Some(network) != ours.as_ref()).collect();
         let all = pids.into_iter().map(Pid::as_raw).chain(inside);
         Self {
             processes: all.filter_map(|pid| Some((pid, started(pid)?))).collect(),
@@ -55,7 +58,7 @@ impl Footprint {
         let alive = |(pid, start): &&(i32, String)| started(*pid).as_ref() == Some(start);
         left.extend(self.processes.iter().filter(alive).map(|(pid, _)| format!("process {pid}")));
         for pid in processes() {
-            if network(pid).is_some_and(|network| self.networks.contains(&network)) {
+            if network(pid).is_some_and(|network| self.networks.contains_key(&network)) {
                 left.push(format!("network namespace of process {pid}"));
             }
             let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
@@ -77,7 +80,7 @@ impl Footprint {
     /// Whether a line of mountinfo is about its directories, or pins a network of its sandboxes.
     fn owns(&self, line: &str) -> bool {
         let pinned = |network: &PathBuf| line.contains(&network.display().to_string());
-        line.contains(&self.state.display().to_string()) || self.networks.iter().any(pinned)
+        line.contains(&self.state.display().to_string()) || self.networks.keys().any(pinned)
     }
 }
 
@@ -100,7 +103,11 @@ fn members(place: &Place) -> BTreeSet<i32> {
 }
 
 fn network(pid: i32) -> Option<PathBuf> {
-    fs::read_link(format!("/proc/{pid}/ns/net")).ok()
+    fs::read_link(network_of(pid)).ok()
+}
+
+fn network_of(pid: i32) -> String {
+    format!("/proc/{pid}/ns/net")
 }
 
 fn started(pid: i32) -> Option<String> {
