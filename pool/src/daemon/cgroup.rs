@@ -24,6 +24,8 @@ pub(super) const V2_CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
 /// CPU weight of all sandboxes together, half of what others have by default.
 const SHARES: &str = "512";
 const WEIGHT: &str = "50";
+/// How often a group is made before its making fails, when the one around it goes away each time.
+const CREATE_ATTEMPTS: u32 = 16;
 /// How long processes may take to die once they were killed. The kernel needs milliseconds.
 const DEATH_MAX: Duration = Duration::from_secs(10);
 
@@ -131,6 +133,18 @@ impl Hierarchies {
     }
 }
 
+/// Makes a directory and those above it. Others who end at this moment may be removing the one around it, each once.
+fn create(directory: &Path) -> io::Result<()> {
+    let mut attempts = CREATE_ATTEMPTS;
+    loop {
+        attempts -= 1;
+        match fs::create_dir_all(directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && attempts > 0 => {}
+            made => return made.map_err(|error| at(directory, &error)),
+        }
+    }
+}
+
 impl Group<'_> {
     /// A group below this one.
     pub(super) fn child(&self, name: impl AsRef<Path>) -> Self {
@@ -158,8 +172,7 @@ impl Group<'_> {
     pub(super) fn create(&self) -> io::Result<()> {
         for directory in self.directories() {
             let new: Vec<_> = directory.ancestors().take_while(|it| !it.exists()).collect();
-            // Somebody who was last may be removing the group around it at this moment, which happens once.
-            fs::create_dir_all(&directory).or_else(|_| fs::create_dir_all(&directory))?;
+            create(&directory)?;
             for made in new {
                 self.hierarchies.weigh(made);
             }
