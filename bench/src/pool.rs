@@ -4,8 +4,8 @@
 //! This bench asks no Baton over HTTP: what it measures ends at the sandbox, so it plays the host itself,
 //! with the host's pool and the daemon of `target/release/baton`. Every start has the same preamble (bind
 //! a socket, connect to it, two pipes) and ends with the first 200 of the same static server, and each
-//! follows a rest, since a start right after another finds warm caches. A parked sandbox has its preamble
-//! behind it, so the bars compare it with a `posix_spawn` that has that too.
+//! follows a rest, since a start right after other work finds warm caches. A parked sandbox has its
+//! preamble behind it, before the rest, so the bars compare it with a `posix_spawn` that has that too.
 
 mod contenders;
 mod crowd;
@@ -105,7 +105,8 @@ fn starts(
     variants.extend([Variant::Frozen, Variant::Warm]);
     for contender in [Contender::Libcontainer, Contender::Runc, Contender::Crun] {
         // What does not work here at all is left out rather than let all else go unmeasured.
-        let tried = || runtime.block_on(contender.start(place, usize::MAX));
+        let tried =
+            || runtime.block_on(async { contender.prepare(place, usize::MAX)?.start().await });
         let why = contender.missing().or_else(|| Some(tried().err()?.to_string()));
         match why {
             None => variants.push(Variant::Other(contender)),
@@ -115,14 +116,16 @@ fn starts(
     let rounds = session.either(200, 5);
     let measured = interleave(&mut variants, rounds, &session.progress, |variant, round| {
         runtime.block_on(async {
-            tokio::time::sleep(REST).await;
             match variant {
-                Variant::Parked => parked.fresh(place, starting).await,
-                Variant::Rooted => parked.fresh(place, rooted).await,
-                Variant::Cold => cold.fresh(place, unparked).await,
-                Variant::Frozen => parked.again(place, frozen, true).await,
-                Variant::Warm => parked.again(place, warm, false).await,
-                Variant::Other(contender) => contender.start(place, round).await,
+                Variant::Parked => rested(parked.fresh(place, starting)).await,
+                Variant::Rooted => rested(parked.fresh(place, rooted)).await,
+                Variant::Cold => rested(cold.fresh(place, unparked)).await,
+                Variant::Frozen => rested(parked.again(place, frozen, true)).await,
+                Variant::Warm => rested(parked.again(place, warm, false)).await,
+                Variant::Other(contender) => {
+                    let prepared = contender.prepare(place, round)?;
+                    rested(prepared.start()).await
+                }
             }
         })
     })?;
@@ -143,6 +146,12 @@ fn starts(
     );
     bars(&variants, &measured, session.seed, results);
     Ok(())
+}
+
+/// A start that what came before it has not warmed the caches for.
+async fn rested<T>(start: impl Future<Output = T>) -> T {
+    tokio::time::sleep(REST).await;
+    start.await
 }
 
 fn table(variants: &[Variant], measured: &Rounds<Start>, rounds: usize) -> Table {

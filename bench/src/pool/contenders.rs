@@ -48,6 +48,17 @@ struct Preamble {
     output: [(io::PipeReader, io::PipeWriter); 2],
 }
 
+/// A contender before a start.
+pub(super) struct Prepared<'a> {
+    contender: Contender,
+    place: &'a Place,
+    id: String,
+    bundle: PathBuf,
+    program: PathBuf,
+    arguments: Vec<String>,
+    preamble: Option<Preamble>,
+}
+
 /// A process that was started.
 struct Started {
     pid: Pid,
@@ -89,7 +100,8 @@ impl Contender {
         }
     }
 
-    pub(super) async fn start(self, place: &Place, round: usize) -> anyhow::Result<Start> {
+    /// All that a start needs of the round before its time begins to run.
+    pub(super) fn prepare(self, place: &Place, round: usize) -> anyhow::Result<Prepared<'_>> {
         let id = format!("{self:?}-{round}").to_lowercase();
         let bundle = place.path().join(&id);
         let program = match self.program() {
@@ -101,20 +113,9 @@ impl Contender {
             write_bundle(&bundle, &format!("/{}/{id}", place.cgroup))?;
             arguments.extend(self.arguments(&bundle, &id));
         }
-        let name = place.path().join(&id);
-        let ahead =
-            (self.is_bare() && self != Self::Spawn).then(|| Preamble::make(&name)).transpose()?;
-        let mut held = None;
-        let start = place.measure(async {
-            let preamble = ahead.map_or_else(|| Preamble::make(&name), Ok)?;
-            let started = held.insert(preamble.spawn(&program, &arguments)?);
-            Ok(get(&mut started.connection).await?)
-        });
-        let start = start.await;
-        if let Some(started) = held {
-            self.end(place, &bundle, &id, started.pid)?;
-        }
-        start
+        let ahead = self.is_bare() && self != Self::Spawn;
+        let preamble = ahead.then(|| Preamble::make(&bundle)).transpose()?;
+        Ok(Prepared { contender: self, place, id, bundle, program, arguments, preamble })
     }
 
     fn arguments(self, bundle: &Path, id: &str) -> Vec<String> {
@@ -166,6 +167,24 @@ impl Contender {
         fs::remove_dir_all(&state)?;
         fs::remove_dir_all(bundle)?;
         Ok(fs::remove_file(bundle.with_extension("sock"))?)
+    }
+}
+
+impl Prepared<'_> {
+    /// Starts it, asks it once and ends it.
+    pub(super) async fn start(self) -> anyhow::Result<Start> {
+        let Self { contender, place, id, bundle, program, arguments, preamble } = self;
+        let mut held = None;
+        let start = place.measure(async {
+            let preamble = preamble.map_or_else(|| Preamble::make(&bundle), Ok)?;
+            let started = held.insert(preamble.spawn(&program, &arguments)?);
+            Ok(get(&mut started.connection).await?)
+        });
+        let start = start.await;
+        if let Some(started) = held {
+            contender.end(place, &bundle, &id, started.pid)?;
+        }
+        start
     }
 }
 
