@@ -189,7 +189,7 @@ impl<C: Send + 'static> Driver<C> {
         let Some((id, ready)) = bare.and_then(|id| Some((id, self.parked.get_mut(&id)?))) else {
             return;
         };
-        match Berth::make(Some(&socket_path(&self.sockets, id))) {
+        match Berth::make(Some(&socket_path(&self.sockets, id)), &ready.parked) {
             Ok(berth) => ready.berth = Some(berth),
             // The start will try again, and its failure says why.
             Err(error) => tracing::debug!(%error, sandbox = %id, "no berth is made ahead"),

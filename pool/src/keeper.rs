@@ -18,7 +18,6 @@ use crate::lease::{Endpoint, Phase};
 use crate::output::{Stream, lines};
 use crate::pause::Pauses;
 use crate::protocol::{Question, SandboxId};
-use crate::readiness::watch;
 use crate::schedule::{Event, FunctionId};
 use crate::spec::{EGRESS_PORT, Egress, FunctionSpec, Listen, Serving};
 use crate::warm::{Backlog, LOOK};
@@ -30,7 +29,6 @@ use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe;
 use tokio::sync::SetOnce;
@@ -60,7 +58,8 @@ enum StartError {
 
 /// A function that was executed.
 struct Process {
-    pidfd: AsyncFd<OwnedFd>,
+    /// Readable once it has ended.
+    end: AsyncFd<OwnedFd>,
     readiness: Readiness,
     stdout: pipe::Receiver,
     stderr: pipe::Receiver,
@@ -113,7 +112,7 @@ impl<C: Send + 'static> Keeper<C> {
                 // What it asks of others ends with it.
                 let mut life = pin!(async {
                     tokio::select! {
-                        () = self.watch(process.pidfd, process.readiness) => {}
+                        () = self.watch(process.end, process.readiness) => {}
                         () = self.serve(process.egress) => {}
                     }
                 });
@@ -143,9 +142,9 @@ impl<C: Send + 'static> Keeper<C> {
         let inherits = matches!(self.spec.listen, Listen::Inherited);
         let berth = match berth {
             Some(berth) => berth,
-            None => Berth::make(inherits.then_some(self.path.as_path()))?,
+            None => Berth::make(inherits.then_some(self.path.as_path()), &parked)?,
         };
-        let Berth { door, stdout, stderr } = berth;
+        let Berth { door, outcome, end, stdout, stderr } = berth;
         let door = door.filter(|_| inherits);
         if self.spec.root.is_some() {
             // Servers open their log by name, /dev/stderr, and are not the owner of the pipe behind it.
@@ -169,7 +168,7 @@ impl<C: Send + 'static> Keeper<C> {
         // While anyone else holds these, the function's death would not be seen by whoever connects.
         let (stdout, stderr) = (stdout.reader, stderr.reader);
         let door = door.map(|Door { listener: _, backlog, first, name }| (backlog, first, name));
-        let (pidfd, freezer) = executed(activating).await?;
+        let freezer = executed(activating, outcome).await?;
         let activated = Phase { name: "activate".to_owned(), start: began, end: SystemTime::now() };
         let executed = Executed { activated, freezer };
         let (readiness, name) = match door {
@@ -179,8 +178,7 @@ impl<C: Send + 'static> Keeper<C> {
             }
             None => (Readiness::Connect(sockets, executed), None),
         };
-        let pidfd = watch(pidfd, Interest::READABLE).map_err(StartError::Watch)?;
-        Ok(Process { pidfd, readiness, stdout, stderr, egress, _name: name })
+        Ok(Process { end, readiness, stdout, stderr, egress, _name: name })
     }
 
     fn executed(&self, way: Way, first: way::Stream, executed: Executed) {
@@ -261,9 +259,9 @@ impl<C: Send + 'static> Keeper<C> {
         }
     }
 
-    async fn watch(&self, pidfd: AsyncFd<OwnedFd>, readiness: Readiness) {
+    async fn watch(&self, end: AsyncFd<OwnedFd>, readiness: Readiness) {
         let began = SystemTime::now();
-        let died = async || pidfd.readable().await.map(drop);
+        let died = async || end.readable().await.map(drop);
         tokio::select! {
             biased;
             _ = died() => {}
@@ -297,18 +295,19 @@ impl<C: Send + 'static> Keeper<C> {
     }
 }
 
-/// Waits for the outcome of exec.
-async fn executed(activating: Activating) -> Result<(OwnedFd, Option<Freezer>), StartError> {
-    let control = activating.as_fd().try_clone_to_owned().map_err(StartError::Watch)?;
-    let control = watch(control, Interest::READABLE).map_err(StartError::Watch)?;
+/// Waits for the outcome of exec, which `outcome` tells of.
+async fn executed(
+    activating: Activating,
+    outcome: AsyncFd<OwnedFd>,
+) -> Result<Option<Freezer>, StartError> {
     loop {
-        let mut ready = control.readable().await.map_err(StartError::Watch)?;
+        let mut ready = outcome.readable().await.map_err(StartError::Watch)?;
         match activating.outcome() {
             Err(error) if error.kind() == ErrorKind::WouldBlock => ready.clear_ready(),
             Err(error) => return Err(StartError::Watch(error)),
             Ok(outcome) => {
                 outcome.map_err(StartError::Execute)?;
-                return Ok(activating.into_parts());
+                return Ok(activating.into_parts().1);
             }
         }
     }

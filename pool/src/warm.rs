@@ -31,7 +31,7 @@ pub(crate) const LOOK: (Duration, Duration) =
 
 /// How long a function is left alone before the first look at its backlog: few start sooner, and on a busy machine
 /// looking takes its core from it.
-const FIRST: Duration = Duration::from_micros(750);
+const FIRST: Duration = Duration::from_millis(1);
 
 /// Tells when the backlog of a listener has become empty.
 #[derive(Debug)]
