@@ -168,12 +168,14 @@ impl<C: Send + 'static> Keeper<C> {
         // While anyone else holds these, the function's death would not be seen by whoever connects.
         let (stdout, stderr) = (stdout.reader, stderr.reader);
         let door = door.map(|Door { listener: _, backlog, first, name }| (backlog, first, name));
-        let freezer = executed(activating, outcome).await?;
+        let freezer = executed(activating, &outcome).await?;
         let activated = Phase { name: "activate".to_owned(), start: began, end: SystemTime::now() };
         let executed = Executed { activated, freezer };
         let (readiness, name) = match door {
             Some((backlog, first, name)) => {
                 self.executed(Way::Inherited(self.path.clone()), first, executed);
+                // Whoever waits for it writes its request first: it is to be there when the function accepts.
+                tokio::task::yield_now().await;
                 (Readiness::Backlog(backlog), Some(name))
             }
             None => (Readiness::Connect(sockets, executed), None),
@@ -298,7 +300,7 @@ impl<C: Send + 'static> Keeper<C> {
 /// Waits for the outcome of exec, which `outcome` tells of.
 async fn executed(
     activating: Activating,
-    outcome: AsyncFd<OwnedFd>,
+    outcome: &AsyncFd<OwnedFd>,
 ) -> Result<Option<Freezer>, StartError> {
     loop {
         let mut ready = outcome.readable().await.map_err(StartError::Watch)?;
