@@ -309,12 +309,9 @@ impl State {
 
     fn expectations(&mut self) -> Measured {
         let [wasm, native] = &mut self.alone;
-        let known = native.samples() >= BELIEVED;
-        let (wasm, native) = (wasm.expected(), native.expected());
-        let native = native.filter(|native| known || wasm.is_none_or(|wasm| *native < wasm));
         Measured {
-            wasm,
-            native,
+            wasm: wasm.expected(),
+            native: believed(native, wasm),
             activation: self.estimate(Kind::Activation).expected(),
             creation: self.estimate(Kind::Creation).expected(),
         }
@@ -510,6 +507,22 @@ impl State {
     }
 }
 
+/// What is believed of the native build. That it is slower than Wasm is not before it was measured often, and not
+/// either when most of its requests are quicker: what makes few of them very slow is rather the machine, which
+/// neither tier escapes. Then their medians compare the two.
+fn believed(native: &mut Estimate, wasm: &mut Estimate) -> Option<Duration> {
+    let native_mean = native.expected()?;
+    let Some(wasm_mean) = wasm.expected().filter(|wasm| native_mean >= *wasm) else {
+        return Some(native_mean);
+    };
+    if native.samples() < BELIEVED {
+        return None;
+    }
+    let [native, wasm] =
+        [native, wasm].map(|it| it.quantile(0.5).unwrap_or_default().as_secs_f64());
+    Some(if native <= wasm { wasm_mean.mul_f64(native / wasm.max(1e-9)) } else { native_mean })
+}
+
 enum Exploration {
     /// The request itself goes there.
     Place(Place),
@@ -618,6 +631,17 @@ mod tests {
             trial.end(Tier::Native, plan.reason, Duration::from_millis(2));
         }
         assert_eq!(trial.chooser.plan(trial.now, 1, WARM).reason, Reason::WasmFaster);
+    }
+
+    #[test]
+    fn a_native_build_that_is_very_slow_at_times_is_not_believed_to_be_slower() {
+        let mut trial = Trial::new();
+        for count in 0..4 * BELIEVED {
+            trial.end(Tier::Wasm, Reason::NotWorth, Duration::from_micros(500));
+            let slow = if count % 8 == 0 { 4_000 } else { 300 };
+            trial.end(Tier::Native, Reason::Warm, Duration::from_micros(slow));
+        }
+        assert_eq!(trial.chooser.plan(trial.now, 1, WARM).reason, Reason::Warm);
     }
 
     #[test]
