@@ -284,7 +284,12 @@ impl<C: Send + 'static> Pool<C> {
     /// Has sandboxes started for the `wanted` requests that are now in flight in a function, as
     /// far as its bounds, the budget and its recent failures allow.
     pub fn prepare(&self, function: FunctionId, wanted: u32, cause: Cause) {
-        self.shared.tell(Event::Prepare { function, wanted, cause });
+        if self.shared.note(|_| Event::Prepare { function, wanted, cause }) {
+            let shared = Arc::clone(&self.shared);
+            // Woken from here the driver would wait in this worker's own place, which no other worker takes
+            // from, until the component that answers now lets go of the worker: for milliseconds.
+            tokio::task::spawn_blocking(move || shared.changed.notify_one());
+        }
     }
 
     /// A sandbox with room, as soon as there is one; it may not have accepted a connection yet.
@@ -384,9 +389,16 @@ impl<C: Send + 'static> Shared<C> {
         self.tell_with(|_| event);
     }
 
-    /// Tells the schedule what happened, together with what has to be noted at the same moment;
-    /// answers waiters at once and leaves the rest to the driver.
+    /// Tells the schedule what happened, together with what has to be noted at the same moment, and
+    /// wakes the driver when there is something for it to do.
     fn tell_with(self: &Arc<Self>, note: impl FnOnce(&mut Inner<C>) -> Event) {
+        if self.note(note) {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Tells the schedule, answers waiters at once, and says whether there is something for the driver to do.
+    fn note(self: &Arc<Self>, note: impl FnOnce(&mut Inner<C>) -> Event) -> bool {
         let mut guard = self.lock();
         let inner = &mut *guard;
         let event = note(inner);
@@ -400,9 +412,6 @@ impl<C: Send + 'static> Shared<C> {
         };
         let busy = early || inner.effects.len() > before;
         drop(guard);
-        if busy {
-            self.changed.notify_one();
-        }
         for (waiter, grant) in answers {
             let answer = grant.map(|(endpoint, cold)| Lease::new(Arc::clone(self), endpoint, cold));
             // Who went away in the meantime did the sandbox no harm.
@@ -410,6 +419,7 @@ impl<C: Send + 'static> Shared<C> {
                 lease.release();
             }
         }
+        busy
     }
 
     /// Notes that a sandbox is parked.
