@@ -289,13 +289,21 @@ impl<C: Send + 'static> Pool<C> {
     /// far as its bounds, the budget and its recent failures allow.
     pub fn prepare(&self, function: FunctionId, wanted: u32, cause: Cause) {
         if self.shared.note(|_| Event::Prepare { function, wanted, cause }) {
-            let shared = Arc::clone(&self.shared);
-            // Woken from here the driver would wait in this worker's own place, which no other worker takes
-            // from, until the component that answers now lets go of the worker: for milliseconds.
-            tokio::task::spawn_blocking(move || {
-                std::thread::sleep(HEAD_START);
-                shared.changed.notify_one();
-            });
+            self.wake_behind();
+        }
+    }
+
+    /// Wakes the driver, but not from here: it would wait in this worker's own place, which no other worker takes from,
+    /// until the component that answers now lets go of the worker, for milliseconds.
+    fn wake_behind(&self) {
+        let shared = Arc::clone(&self.shared);
+        let wake = move || {
+            std::thread::sleep(HEAD_START);
+            shared.changed.notify_one();
+        };
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(wake)),
+            Err(_) => self.shared.changed.notify_one(),
         }
     }
 
