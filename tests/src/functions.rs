@@ -1,12 +1,14 @@
 //! Functions as processes: each build started as its host starts it, and HTTP to talk to it.
 
 use std::fs;
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, ErrorKind};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::pin::{Pin, pin};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -16,6 +18,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tempfile::TempDir;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 /// The target directory that the running test was built in.
@@ -172,17 +175,60 @@ async fn on<I, B, T>(
     read: impl AsyncFnOnce(Response<Incoming>) -> Result<T, ExchangeError>,
 ) -> Result<T, ExchangeError>
 where
-    TokioIo<I>: hyper::rt::Read + hyper::rt::Write + Unpin,
+    I: AsyncRead + AsyncWrite + Unpin,
     B: Body<Data = Bytes, Error: Into<ExchangeError>> + Send + 'static,
 {
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let asked = async move {
+    let (mut sender, connection) = http1::handshake(TokioIo::new(Patient(stream))).await?;
+    let mut asked = pin!(async move {
         let response = sender.send_request(request).await?;
         read(response).await
-    };
-    // The connection ends when its sender is gone; how, `asked` has seen already.
-    let (answer, _) = tokio::join!(asked, connection);
-    answer
+    });
+    tokio::select! {
+        biased;
+        answer = &mut asked => return answer,
+        // How it ended `asked` sees.
+        _ = connection => {}
+    }
+    asked.await
+}
+
+/// A stream whose writes wait for ever once the other side takes no more: a server that refuses a large body answers
+/// and closes while the rest of it is being written, and hyper gives up an answer at the first write that fails.
+struct Patient<I>(I);
+
+impl<I: AsyncRead + Unpin> AsyncRead for Patient<I> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buffer)
+    }
+}
+
+impl<I: AsyncWrite + Unpin> AsyncWrite for Patient<I> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match Pin::new(&mut self.0).poll_write(cx, bytes) {
+            Poll::Ready(Err(error))
+                if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) =>
+            {
+                Poll::Pending
+            }
+            polled => polled,
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
 }
 
 /// Reads a response to its end.

@@ -25,21 +25,9 @@ const PROBLEM: &str = "application/problem+json";
 /// More than functions read, and no more than Baton lets through.
 const OVERSIZED: usize = 10 << 20;
 
-/// Tries at a request whose body is refused.
-const ATTEMPTS: usize = 50;
-
-/// A server that refuses a large body answers and closes while the rest is still being written.
-/// Whether the client reads the answer before its own write fails is a race of the connection and
-/// says nothing about the function: such a request, and no other, is asked again.
 async fn ask(address: &Address, case: &Case) -> Response<Bytes> {
-    for _ in 0..ATTEMPTS {
-        match exchange(address, request(case), whole).await {
-            Ok(response) => return response,
-            Err(error) if case.status != 413 => panic!("{} {}: {error}", case.method, case.path),
-            Err(_) => {}
-        }
-    }
-    panic!("{} {}: no answer in {ATTEMPTS} attempts", case.method, case.path);
+    let answer = exchange(address, request(case), whole).await;
+    answer.unwrap_or_else(|error| panic!("{} {}: {error}", case.method, case.path))
 }
 
 fn request(case: &Case) -> Request<Full<Bytes>> {
