@@ -155,10 +155,11 @@ fn there_are_never_more_sandboxes_than_the_maximum() {
             .unwrap();
     }
     wait_until("all are in flight", || baton.in_flight("misbehaving") == 6);
-    wait_until("two are warm", || {
+    // The later requests may find the sandbox that was prepared behind the earlier ones.
+    wait_until("two are warm or serving", || {
         let of = baton.sandboxes_of("misbehaving");
         assert!(of.len() <= 2, "{of:?}");
-        of.iter().filter(|sandbox| sandbox.state == "idle").count() == 2
+        of.iter().filter(|sandbox| matches!(&*sandbox.state, "idle" | "leased")).count() == 2
     });
 }
 
