@@ -40,9 +40,9 @@ serve: build
 bench *ARGUMENTS: build
     @target/release/baton-bench bench {{ARGUMENTS}}
 
-# What an instance costs inside the host: instantiate, call and drop, without HTTP
-bench-instance: functions
-    cargo bench --locked --workspace --bench instance
+# What an instance costs inside the host (instantiate, call and drop, without HTTP), and counting a request
+bench-inside: functions
+    cargo bench --locked --workspace --bench instance --bench counting
 
 # The tables and figures of the papers, measured again into docs/measurements.md; under 15 minutes,
 # with `full` as many repeats as the papers made

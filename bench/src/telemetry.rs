@@ -3,7 +3,7 @@
 //! millisecond. The collector takes everything and does nothing with it, on the load's cores.
 //!
 //! Counting cannot be switched off in Baton, so what is called off counts, too: the bars for metrics
-//! are about their export.
+//! are about their export. What counting itself takes is measured by `just bench-inside`.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -54,7 +54,7 @@ pub(crate) fn run(session: &Session, results: &mut Results) -> anyhow::Result<()
             measure(session, results, collector, (function, body, bars), tier)?;
         }
     }
-    let note = "counting cannot be switched off: it is part of every row";
+    let note = "counting cannot be switched off: it is part of every row, and `just bench-inside` measures it";
     results.notes.push(note.into());
     results.notes.push(load::waiting_note(&session.cores));
     Ok(())

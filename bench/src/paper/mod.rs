@@ -12,7 +12,7 @@ mod lumos;
 
 use std::fmt::Write as _;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -153,12 +153,37 @@ pub fn run(arguments: &PaperArguments) -> anyhow::Result<String> {
     let baselines = &arguments.baselines;
     let paper = Paper { effort: &effort, session: &session, baselines };
     let mut results = Results::new("paper", arguments.seed);
-    let mut sections = Vec::new();
-    for (name, measure) in SECTIONS {
-        if arguments.only.is_empty() || arguments.only.iter().any(|only| only == name) {
-            sections.push(measure(&paper, &mut results)?);
-        }
+    let wanted: Vec<_> = SECTIONS
+        .into_iter()
+        .filter(|(name, _)| arguments.only.is_empty() || arguments.only.iter().any(|it| it == name))
+        .collect();
+    let (mut sections, mut printed) = (Vec::new(), String::new());
+    for (at, (_, measure)) in wanted.iter().enumerate() {
+        sections.push(measure(&paper, &mut results)?);
+        // Whoever breaks off an hour's run keeps the papers that were through.
+        let missing: Vec<_> = wanted.iter().skip(at + 1).map(|(name, _)| *name).collect();
+        let run = Run { effort: &effort, full: arguments.full, took: begun.elapsed(), missing };
+        printed = write(&run, &sections, results.clone(), &arguments.page())?;
     }
+    Ok(printed)
+}
+
+/// What a page says of the run that it comes from.
+struct Run<'a> {
+    effort: &'a Effort,
+    full: bool,
+    took: Duration,
+    /// Sections that are still to be measured.
+    missing: Vec<&'static str>,
+}
+
+/// Writes page and results file of these sections, and returns what is printed.
+fn write(
+    run: &Run<'_>,
+    sections: &[Section],
+    mut results: Results,
+    to: &Path,
+) -> anyhow::Result<String> {
     let mut noted = Vec::new();
     std::mem::swap(&mut noted, &mut results.notes);
     for note in noted {
@@ -173,26 +198,20 @@ pub fn run(arguments: &PaperArguments) -> anyhow::Result<String> {
     let sizes: Vec<&Size> = sections.iter().flat_map(|section| &section.sizes).collect();
     results.data("sizes", &sizes)?;
     results.tables = sections.iter().flat_map(|section| section.tables.clone()).collect();
-    let page = page(&sections, &results, &effort, begun.elapsed(), arguments.full);
-    fs::write(arguments.page(), &page)?;
+    let page = page(run, sections, &results);
+    fs::write(to, &page)?;
     let path = results.write()?;
     Ok(format!("{page}\nresults: {}\n", path.display()))
 }
 
-fn page(
-    sections: &[Section],
-    results: &Results,
-    effort: &Effort,
-    took: Duration,
-    full: bool,
-) -> String {
+fn page(run: &Run<'_>, sections: &[Section], results: &Results) -> String {
     let mut page = String::from("# Measurements\n\n");
-    let (command, repeats) = if full {
+    let (command, repeats) = if run.full {
         ("just paper full", "the papers' own repeats")
     } else {
         ("just paper", "reduced repeats")
     };
-    let Effort { cold, runs, time, minutes, minute, concurrency, looks: _ } = effort;
+    let Effort { cold, runs, time, minutes, minute, concurrency, looks: _ } = run.effort;
     let _ = writeln!(
         page,
         "The tables and figures of the papers that Baton began with, measured again by `{command}` \
@@ -201,8 +220,11 @@ fn page(
          {minute:?} each. Places take turns; figures are medians. This file is written by that \
          command, which took {:.1} minutes; raw data is in `target/bench/paper.json`, and \
          `baton-bench report target/bench/paper.json` draws it.\n",
-        took.as_secs_f64() / 60.0
+        run.took.as_secs_f64() / 60.0
     );
+    if !run.missing.is_empty() {
+        let _ = writeln!(page, "**Not the whole:** {} not measured yet.\n", run.missing.join(", "));
+    }
     let _ = writeln!(page, "Machine: {}; seed {}.\n", results.machine.line(), results.seed);
     let _ = writeln!(
         page,
@@ -265,6 +287,20 @@ fn optional(value: Option<f64>) -> String {
 mod tests {
     use super::*;
 
+    fn whole(effort: &Effort) -> Run<'_> {
+        Run { effort, full: false, took: Duration::ZERO, missing: vec![] }
+    }
+
+    #[test]
+    fn a_page_that_is_not_the_whole_says_what_is_missing() {
+        let effort = Effort::reduced();
+        let results = Results::new("paper", 1);
+        assert!(!page(&whole(&effort), &[], &results).contains("Not the whole"));
+        let broken_off = Run { missing: vec!["lumos", "funless"], ..whole(&effort) };
+        let page = page(&broken_off, &[], &results);
+        assert!(page.contains("**Not the whole:** lumos, funless not measured yet."));
+    }
+
     #[test]
     fn contradictions_and_other_sizes_are_named_before_everything_else() {
         let claims = vec![
@@ -274,7 +310,7 @@ mod tests {
         ];
         let section = Section { title: "A paper: its table", claims, ..Section::default() };
         let results = Results::new("paper", 1);
-        let page = page(&[section], &results, &Effort::reduced(), Duration::ZERO, false);
+        let page = page(&whole(&Effort::reduced()), &[section], &results);
         let (before, after) = page.split_once("## A paper").expect("a section");
         assert!(before.contains("**Contradicts.**") && before.contains("not in size.**"));
         assert!(before.contains("| A paper |") && !before.contains("**Agrees, in order"));
