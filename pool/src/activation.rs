@@ -289,9 +289,14 @@ impl Activating {
         self.pidfd.as_fd()
     }
 
-    /// Keeps the init's pidfd and the freezer and closes the control socket, once the outcome is known.
-    pub fn into_parts(self) -> (OwnedFd, Option<Freezer>) {
-        (self.pidfd, self.freezer)
+    /// Keeps the init's pidfd and closes the rest, once the outcome is known.
+    pub fn into_pidfd(self) -> OwnedFd {
+        self.pidfd
+    }
+
+    /// What stops and continues the sandbox; `None` the second time.
+    pub fn take_freezer(&mut self) -> Option<Freezer> {
+        self.freezer.take()
     }
 }
 

@@ -25,6 +25,7 @@ use crate::way::{self, CLIENTS, Way};
 use std::error::Error;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
@@ -64,8 +65,18 @@ struct Process {
     stdout: pipe::Receiver,
     stderr: pipe::Receiver,
     egress: Option<Serving>,
+    started_with: StartedWith,
     /// Of its listener.
     _name: Option<Name>,
+}
+
+/// What a start is done with. The first request is on its way meanwhile, so it is closed when the function accepts;
+/// if it dies before, at once, for as long as this holds its listener nobody who connects would see that.
+struct StartedWith {
+    _activating: Activating,
+    _outcome: AsyncFd<OwnedFd>,
+    _listener: Option<UnixListener>,
+    _outputs: [OwnedFd; 2],
 }
 
 /// How it is found out that a function accepts.
@@ -112,7 +123,7 @@ impl<C: Send + 'static> Keeper<C> {
                 // What it asks of others ends with it.
                 let mut life = pin!(async {
                     tokio::select! {
-                        () = self.watch(process.end, process.readiness) => {}
+                        () = self.watch(process.end, process.readiness, process.started_with) => {}
                         () = self.serve(process.egress) => {}
                     }
                 });
@@ -154,7 +165,7 @@ impl<C: Send + 'static> Keeper<C> {
                     .map_err(|error| StartError::Output(error.into()))?;
             }
         }
-        let activating = parked
+        let mut activating = parked
             .activate(&Start {
                 program: &self.spec.program,
                 listener: door.as_ref().map(|door| door.listener.as_fd()),
@@ -165,22 +176,26 @@ impl<C: Send + 'static> Keeper<C> {
                 limits: self.spec.limits,
             })
             .map_err(StartError::Activate)?;
-        // While anyone else holds these, the function's death would not be seen by whoever connects.
-        let (stdout, stderr) = (stdout.reader, stderr.reader);
-        let door = door.map(|Door { listener: _, backlog, first, name }| (backlog, first, name));
-        let freezer = executed(activating, &outcome).await?;
+        executed(&activating, &outcome).await?;
         let activated = Phase { name: "activate".to_owned(), start: began, end: SystemTime::now() };
-        let executed = Executed { activated, freezer };
-        let (readiness, name) = match door {
-            Some((backlog, first, name)) => {
+        let executed = Executed { activated, freezer: activating.take_freezer() };
+        let (readiness, name, listener) = match door {
+            Some(Door { listener, backlog, first, name }) => {
                 self.executed(Way::Inherited(self.path.clone()), first, executed);
                 // Whoever waits for it writes its request first: it is to be there when the function accepts.
                 tokio::task::yield_now().await;
-                (Readiness::Backlog(backlog), Some(name))
+                (Readiness::Backlog(backlog), Some(name), Some(listener))
             }
-            None => (Readiness::Connect(sockets, executed), None),
+            None => (Readiness::Connect(sockets, executed), None, None),
         };
-        Ok(Process { end, readiness, stdout, stderr, egress, _name: name })
+        let started_with = StartedWith {
+            _activating: activating,
+            _outcome: outcome,
+            _listener: listener,
+            _outputs: [stdout.writer, stderr.writer],
+        };
+        let (stdout, stderr) = (stdout.reader, stderr.reader);
+        Ok(Process { end, readiness, stdout, stderr, egress, started_with, _name: name })
     }
 
     fn executed(&self, way: Way, first: way::Stream, executed: Executed) {
@@ -261,7 +276,7 @@ impl<C: Send + 'static> Keeper<C> {
         }
     }
 
-    async fn watch(&self, end: AsyncFd<OwnedFd>, readiness: Readiness) {
+    async fn watch(&self, end: AsyncFd<OwnedFd>, readiness: Readiness, started_with: StartedWith) {
         let began = SystemTime::now();
         let died = async || end.readable().await.map(drop);
         tokio::select! {
@@ -279,6 +294,7 @@ impl<C: Send + 'static> Keeper<C> {
                 });
             }
         }
+        drop(started_with);
         if let Err(error) = died().await {
             tracing::error!(%error, sandbox = %self.id, "cannot watch a sandbox");
         }
@@ -298,19 +314,13 @@ impl<C: Send + 'static> Keeper<C> {
 }
 
 /// Waits for the outcome of exec, which `outcome` tells of.
-async fn executed(
-    activating: Activating,
-    outcome: &AsyncFd<OwnedFd>,
-) -> Result<Option<Freezer>, StartError> {
+async fn executed(activating: &Activating, outcome: &AsyncFd<OwnedFd>) -> Result<(), StartError> {
     loop {
         let mut ready = outcome.readable().await.map_err(StartError::Watch)?;
         match activating.outcome() {
             Err(error) if error.kind() == ErrorKind::WouldBlock => ready.clear_ready(),
             Err(error) => return Err(StartError::Watch(error)),
-            Ok(outcome) => {
-                outcome.map_err(StartError::Execute)?;
-                return Ok(activating.into_parts().1);
-            }
+            Ok(outcome) => return outcome.map_err(StartError::Execute),
         }
     }
 }

@@ -197,7 +197,7 @@ fn activate(parked: Parked, program: &Program, socket: &Path) -> anyhow::Result<
         limits: LIMITS,
     })?;
     // The backlog absorbs the start.
-    Ok(activating.into_parts().0)
+    Ok(activating.into_pidfd())
 }
 
 /// Removes them, a few at once; the time between the end of each and that of the one before, in ms.

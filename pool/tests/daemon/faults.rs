@@ -221,9 +221,8 @@ fn a_stub_killed_at_its_exec_is_gone_with_its_signal() {
 #[test]
 fn a_function_killed_while_it_is_frozen_is_removed() {
     let mut daemon = Daemon::start();
-    let function = daemon.park(1).activate(&daemon.run, LIMITS);
-    let (_pidfd, freezer) = function.activating.into_parts();
-    freezer.unwrap().freeze().unwrap();
+    let mut function = daemon.park(1).activate(&daemon.run, LIMITS);
+    function.activating.take_freezer().unwrap().freeze().unwrap();
     // The fault point: it is stopped.
     let (file, stopped) =
         if is_v2() { ("cgroup.events", "frozen 1") } else { ("freezer.state", "FROZEN") };

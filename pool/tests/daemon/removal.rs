@@ -34,9 +34,8 @@ fn a_running_function_is_removed() {
 #[test]
 fn a_frozen_function_is_removed() {
     let mut daemon = Daemon::start();
-    let function = daemon.park(1).activate(&daemon.run, LIMITS);
-    let (_pidfd, freezer) = function.activating.into_parts();
-    freezer.unwrap().freeze().unwrap();
+    let mut function = daemon.park(1).activate(&daemon.run, LIMITS);
+    function.activating.take_freezer().unwrap().freeze().unwrap();
     let gone = daemon.remove(function.id);
     assert!(matches!(gone, FromDaemon::Gone { id: SandboxId(1), .. }), "{gone:?}");
     daemon.end();
@@ -45,9 +44,8 @@ fn a_frozen_function_is_removed() {
 #[test]
 fn a_frozen_function_is_removed_at_the_daemons_end() {
     let mut daemon = Daemon::start();
-    let function = daemon.park(1).activate(&daemon.run, LIMITS);
-    let (_pidfd, freezer) = function.activating.into_parts();
-    freezer.unwrap().freeze().unwrap();
+    let mut function = daemon.park(1).activate(&daemon.run, LIMITS);
+    function.activating.take_freezer().unwrap().freeze().unwrap();
     daemon.end();
 }
 
