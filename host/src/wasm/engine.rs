@@ -3,7 +3,7 @@
 //! The shape was measured: a 0.2-only engine (no concurrency support), the pooling allocator with
 //! its memories and tables kept resident *together with* `PAGEMAP_SCAN`, and epoch interruption
 //! took instantiate + call + drop of a 165 KB component from 31 µs to 12.6 µs in the prototype that was
-//! measured; `just bench-instance` measures this code, with all limits on. Components of 0.3 need the
+//! measured; `just bench-inside` measures this code, with all limits on. Components of 0.3 need the
 //! concurrency support that makes those of 0.2 slower, so they have an engine of their own.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};

@@ -20,9 +20,10 @@ mod seccomp;
 mod spec;
 mod state;
 pub mod sweep;
+mod visit;
 mod worker;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error as StdError;
 use std::fs;
 use std::io;
@@ -43,18 +44,14 @@ use rustix::process::{
 };
 
 use self::cgroup::{Group, Usage};
-use self::network::NetworkError;
 use self::probe::Machine;
 use self::root::Attachment;
-use self::worker::{Job, Making, Report, Workshop};
+use self::visit::Stranded;
+use self::worker::{Making, Report, Workshop};
 use crate::protocol::{self, Exit, FromDaemon, Question, Root, SandboxId, ToDaemon};
 
 /// Longest time that making a sandbox may take; the slowest seen needed 40 ms.
 const MAKING_MAX: Duration = Duration::from_secs(10);
-
-/// How long the place of a worker that gave a sandbox its root stays empty while nothing waits for a worker: the
-/// function starts meanwhile, and a fork would take its core for 0.2 ms.
-const HIRING_REST: Duration = Duration::from_millis(20);
 
 /// What a daemon is told at its start.
 #[derive(Clone, Debug)]
@@ -119,11 +116,7 @@ struct Daemon {
     signals: SignalFd,
     /// Roots that sandboxes can be given.
     roots: BTreeMap<u32, root::Kept>,
-    /// Sandboxes that wait for a worker to give them their root.
-    attachments: VecDeque<(SandboxId, Attachment)>,
     workers: Vec<Worker>,
-    /// When the workers are brought up to their number.
-    hiring: Option<Instant>,
     sandboxes: BTreeMap<SandboxId, Sandbox>,
 }
 
@@ -140,12 +133,8 @@ enum WorkerState {
         since: Instant,
         failure: Option<String>,
     },
-    Attaching {
-        id: SandboxId,
-        since: Instant,
-    },
-    /// It has made this sandbox, if that was its work, and is about to end.
-    Done(Option<SandboxId>),
+    /// It has made this sandbox and is about to end.
+    Done(SandboxId),
 }
 
 enum Sandbox {
@@ -200,9 +189,7 @@ impl Daemon {
             supervisor: Some(supervisor),
             signals,
             roots: BTreeMap::new(),
-            attachments: VecDeque::new(),
             workers: Vec::new(),
-            hiring: None,
             sandboxes: BTreeMap::new(),
         };
         daemon.group().create().map_err(|error| Error::Setup("make its control group", error))?;
@@ -237,7 +224,6 @@ impl Daemon {
                 return Ok(());
             }
             self.give_up_late_workers();
-            self.hire_in_time()?;
             self.assign()?;
         }
     }
@@ -247,12 +233,10 @@ impl Daemon {
         let mut watched =
             vec![PollFd::new(&self.signals, PollFlags::IN), PollFd::new(&self.host, PollFlags::IN)];
         // A worker that is done, or reported a failure, has nothing more to say; its end comes as a signal.
-        let speaking = self.workers.iter().filter(|worker| {
-            matches!(
-                worker.state,
-                WorkerState::Making { failure: None, .. } | WorkerState::Attaching { .. }
-            )
-        });
+        let speaking = self
+            .workers
+            .iter()
+            .filter(|worker| matches!(worker.state, WorkerState::Making { failure: None, .. }));
         watched.extend(speaking.map(|worker| PollFd::new(&worker.socket, PollFlags::IN)));
         for sandbox in self.sandboxes.values() {
             if let Sandbox::Inherited { processes } = sandbox {
@@ -261,8 +245,7 @@ impl Daemon {
         }
         let supervisor = watched.len();
         watched.extend(self.supervisor.iter().map(|socket| PollFd::new(socket, PollFlags::IN)));
-        let deadlines = self.workers.iter().filter_map(Worker::deadline);
-        let first_deadline = deadlines.chain(self.hiring).min();
+        let first_deadline = self.workers.iter().filter_map(Worker::deadline).min();
         let patience = first_deadline
             .map(|deadline| Timespec::try_from(deadline.saturating_duration_since(Instant::now())))
             .transpose()
@@ -296,7 +279,7 @@ impl Daemon {
                         tracing::error!(root = number, %error, "cannot keep a root");
                     }
                 }
-                self.hire()
+                Ok(())
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
             Ok(None) | Err(_) => {
@@ -370,16 +353,14 @@ impl Daemon {
             return self.answer(id, Err("no such sandbox lives".to_owned()), &[]);
         };
         match question {
-            Question::Clients { count } => match network::clients(*init, *count) {
-                Ok(sockets) => self.answer(id, Ok(()), &sockets),
-                Err(error @ NetworkError::Inside(_)) => self.answer(id, Err(chain(&error)), &[]),
-                Err(error @ NetworkError::Stranded(_)) => Err(io::Error::other(error)),
-            },
-            Question::Listener { port } => match network::listener(*init, *port) {
-                Ok(listener) => self.answer(id, Ok(()), &[listener]),
-                Err(error @ NetworkError::Inside(_)) => self.answer(id, Err(chain(&error)), &[]),
-                Err(error @ NetworkError::Stranded(_)) => Err(io::Error::other(error)),
-            },
+            Question::Clients { count } => {
+                let made = network::clients(*init, *count);
+                self.answer_visit(id, made)
+            }
+            Question::Listener { port } => {
+                let made = network::listener(*init, *port);
+                self.answer_visit(id, made.map(|made| made.map(|listener| vec![listener])))
+            }
             Question::Socket => {
                 let path = socket.as_deref().ok_or_else(|| io::ErrorKind::Unsupported.into());
                 match path.and_then(|path| root::socket(*init, path)) {
@@ -392,13 +373,22 @@ impl Daemon {
                 Some(kept) => {
                     socket.clone_from(&kept.socket);
                     hold.clone_from(&kept.hold);
-                    let init = init.as_raw_nonzero().get();
-                    let attachment =
-                        Attachment { init, root: *root, socket: kept.socket.clone(), uid };
-                    self.attachments.push_back((id, attachment));
-                    Ok(Flow::On)
+                    let attached = root::attach(&Attachment { init: *init, root: kept, uid });
+                    self.answer_visit(id, attached.map(|done| done.map(|()| vec![])))
                 }
             },
+        }
+    }
+
+    /// Answers with what was made in a sandbox's namespace.
+    fn answer_visit<E: StdError>(
+        &self,
+        id: SandboxId,
+        made: Result<Result<Vec<OwnedFd>, E>, Stranded>,
+    ) -> io::Result<Flow> {
+        match made.map_err(io::Error::other)? {
+            Ok(descriptors) => self.answer(id, Ok(()), &descriptors),
+            Err(error) => self.answer(id, Err(chain(&error)), &[]),
         }
     }
 
@@ -473,29 +463,20 @@ impl Daemon {
             if !matches!(self.workers[index].state, WorkerState::Idle) {
                 continue;
             }
-            if let Some((id, attachment)) = self.attachments.pop_front() {
-                self.assign_attachment(index, id, attachment)?;
-                continue;
-            }
-            let making = |worker: &&Worker| matches!(worker.state, WorkerState::Making { .. });
-            if self.workers.iter().filter(making).count() >= self.config.workers.max(1) {
-                // The last one is kept for a root, which somebody waits for.
-                break;
-            }
             let next = self.sandboxes.iter().find_map(|(id, sandbox)| match sandbox {
                 Sandbox::Queued { scratch, egress } => Some((*id, *scratch, *egress)),
                 _ => None,
             });
             let Some((id, scratch, egress)) = next else { break };
-            let job = Job::Make(Making {
+            let making = Making {
                 id,
                 cgroup: format!("{}/{id}", self.config.cgroup_parent.trim_matches('/')),
                 uid: self.uid(id),
                 scratch,
                 egress,
-            });
+            };
             let worker = &mut self.workers[index];
-            match protocol::send(&worker.socket, &job, &[]) {
+            match protocol::send(&worker.socket, &making, &[]) {
                 Ok(()) => {
                     worker.state = WorkerState::Making { id, since: Instant::now(), failure: None };
                     self.sandboxes.insert(id, Sandbox::Making { doomed: false });
@@ -508,37 +489,16 @@ impl Daemon {
         Ok(())
     }
 
-    fn assign_attachment(
-        &mut self,
-        index: usize,
-        id: SandboxId,
-        attachment: Attachment,
-    ) -> io::Result<()> {
-        let job = Job::Attach(attachment);
-        let worker = &mut self.workers[index];
-        match protocol::send(&worker.socket, &job, &[]) {
-            Ok(()) => worker.state = WorkerState::Attaching { id, since: Instant::now() },
-            // It was killed while idle: its successor will do it.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-                if let Job::Attach(attachment) = job {
-                    self.attachments.push_front((id, attachment));
-                }
-            }
-            Err(error) => return Err(error),
-        }
-        Ok(())
-    }
-
     /// Takes a worker's report if there is one.
     fn hear_worker(&mut self, index: usize) -> io::Result<Flow> {
         let worker = &mut self.workers[index];
-        let id = match worker.state {
-            WorkerState::Making { id, .. } | WorkerState::Attaching { id, .. } => id,
-            WorkerState::Idle | WorkerState::Done(_) => return Ok(Flow::On),
+        let WorkerState::Making { id, failure, .. } = &mut worker.state else {
+            return Ok(Flow::On);
         };
+        let id = *id;
         match protocol::receive_now::<Report>(&worker.socket) {
             Ok(Some((Report::Parked { pid, files, egress, steps }, descriptors))) => {
-                worker.state = WorkerState::Done(Some(id));
+                worker.state = WorkerState::Done(id);
                 let Some(init) = Pid::from_raw(pid) else { return Ok(Flow::On) };
                 let doomed = matches!(
                     self.sandboxes.insert(id, Sandbox::Live { init, socket: None, root: None }),
@@ -554,20 +514,10 @@ impl Daemon {
                     &descriptors,
                 )
             }
-            Ok(Some((Report::Attached, _))) => {
-                worker.state = WorkerState::Done(None);
-                self.answer(id, Ok(()), &[])
+            Ok(Some((Report::Failed { error }, _))) => {
+                *failure = Some(error);
+                Ok(Flow::On)
             }
-            Ok(Some((Report::Failed { error }, _))) => match &mut worker.state {
-                WorkerState::Making { failure, .. } => {
-                    *failure = Some(error);
-                    Ok(Flow::On)
-                }
-                _ => {
-                    worker.state = WorkerState::Done(None);
-                    self.answer(id, Err(error), &[])
-                }
-            },
             // Nothing yet, or it died, which a signal tells.
             Ok(None) => Ok(Flow::On),
             Err(error)
@@ -620,18 +570,10 @@ impl Daemon {
 
     fn on_worker_end(&mut self, index: usize, status: WaitStatus) -> io::Result<Flow> {
         let worker = self.workers.swap_remove(index);
-        match worker.state {
-            WorkerState::Done(None) => {
-                self.hiring.get_or_insert_with(|| Instant::now() + HIRING_REST);
-            }
-            _ => self.hire()?,
-        }
+        self.hire()?;
         let (id, failure) = match worker.state {
             WorkerState::Making { id, failure, .. } => (id, failure),
-            WorkerState::Attaching { id, .. } => {
-                return self.answer(id, Err(half_way(status)), &[]);
-            }
-            WorkerState::Done(Some(id)) if exit_of(status) != Some(Exit::Code(0)) => {
+            WorkerState::Done(id) if exit_of(status) != Some(Exit::Code(0)) => {
                 // Killed between its report and its last act.
                 remove_files(id)?;
                 return Ok(Flow::On);
@@ -738,22 +680,9 @@ impl Daemon {
         }
     }
 
-    /// Brings the workers up to their number when that is due or something waits for one.
-    fn hire_in_time(&mut self) -> io::Result<()> {
-        let Some(due) = self.hiring else { return Ok(()) };
-        let queued = |sandbox: &Sandbox| matches!(sandbox, Sandbox::Queued { .. });
-        let waited_for = !self.attachments.is_empty() || self.sandboxes.values().any(queued);
-        if waited_for || Instant::now() >= due {
-            self.hiring = None;
-            self.hire()?;
-        }
-        Ok(())
-    }
-
-    /// Brings the workers up to their number; where there are roots, one more gives them out.
+    /// Brings the workers up to their number.
     fn hire(&mut self) -> io::Result<()> {
-        let wanted = self.config.workers.max(1) + usize::from(!self.roots.is_empty());
-        while self.workers.len() < wanted {
+        while self.workers.len() < self.config.workers.max(1) {
             let worker = self.fork_worker()?;
             self.workers.push(worker);
         }
@@ -841,9 +770,7 @@ impl Daemon {
 impl Worker {
     fn deadline(&self) -> Option<Instant> {
         match self.state {
-            WorkerState::Making { since, .. } | WorkerState::Attaching { since, .. } => {
-                Some(since + MAKING_MAX)
-            }
+            WorkerState::Making { since, .. } => Some(since + MAKING_MAX),
             WorkerState::Idle | WorkerState::Done(_) => None,
         }
     }

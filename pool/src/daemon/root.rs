@@ -1,9 +1,10 @@
 //! Roots of functions, and how a parked sandbox gets one.
 //!
 //! Only privileged processes name paths: the supervisor says what root has which number, and the host asks by number.
-//! A root is kept at [`ROOTS`] in the daemon's own file system. A worker clones it, makes the clone read-only,
-//! nosuid and nodev, enters the sandbox's mount namespace, puts the clone over the root there, moves `/dev`, `/proc`
-//! and `/tmp` into it, and pivots: the kernel then moves every process in there, the parked stub, to the new root.
+//! A root is kept at [`ROOTS`] in the daemon's own file system. The daemon clones it, makes the clone read-only,
+//! nosuid and nodev, visits the sandbox's mount namespace, puts the clone over the root there, moves `/dev`, `/proc`
+//! and `/tmp` into it, and pivots: the kernel then moves every process in there, the parked stub, to the new root. It
+//! does so itself, for whoever asks waits to start a function, and another process would have to be woken for it.
 //!
 //! It is kept until the host says that no function needs it any more.
 //!
@@ -15,7 +16,6 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
 
-use nix::sched::{CloneFlags, setns};
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 use rustix::mount::{
@@ -23,22 +23,20 @@ use rustix::mount::{
     fsconfig_create, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
 };
 use rustix::process::{Pid, fchdir, pivot_root};
-use serde::{Deserialize, Serialize};
 
 use super::spec::FUNCTION_UID;
 use super::state::ROOTS;
+use super::visit::{Namespace, Stranded, visit};
 use crate::protocol::Root;
 
 /// What a sandbox's own root brings along, where the new one has a directory for it.
 const KEPT: [&str; 3] = ["dev", "proc", "tmp"];
 
 /// One root to give to one sandbox.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Attachment {
-    pub(super) init: i32,
-    pub(super) root: u32,
-    /// Where the function makes its socket.
-    pub(super) socket: Option<PathBuf>,
+#[derive(Debug)]
+pub(super) struct Attachment<'a> {
+    pub(super) init: Pid,
+    pub(super) root: &'a Kept,
     /// The first of the sandbox's outside users.
     pub(super) uid: u32,
 }
@@ -64,7 +62,7 @@ pub(super) enum AttachError {
     #[error("the root has no directory {} for the socket", .directory.display())]
     Directory { directory: PathBuf, source: io::Error },
     #[error("cannot enter the sandbox")]
-    Enter(#[source] io::Error),
+    Enter(#[from] io::Error),
     #[error("cannot put the root in its place")]
     Place(#[source] io::Error),
 }
@@ -119,28 +117,37 @@ fn inside(path: &Path) -> io::Result<PathBuf> {
     down.map(Path::to_owned).ok_or_else(|| io::ErrorKind::InvalidInput.into())
 }
 
-/// Gives the sandbox its root. Leaves this process in the sandbox's mount namespace: it must end soon.
-pub(super) fn attach(attachment: &Attachment) -> Result<(), AttachError> {
-    let tree = clone(attachment).map_err(AttachError::Clone)?;
-    let socket = attachment.socket.as_deref().and_then(Path::parent);
-    let place = socket.map(|_| socket_place(attachment.uid)).transpose();
-    let place = place.map_err(AttachError::Socket)?;
-    File::open(format!("/proc/{}/ns/mnt", attachment.init))
-        .and_then(|namespace| Ok(setns(namespace, CloneFlags::CLONE_NEWNS)?))
-        .map_err(AttachError::Enter)?;
-    put(tree.as_fd(), CWD, "/").map_err(AttachError::Place)?;
-    for name in KEPT {
-        move_over(name, tree.as_fd()).map_err(AttachError::Place)?;
-    }
-    if let (Some(place), Some(directory)) = (place, socket) {
-        put_socket_place(place, directory, tree.as_fd())?;
-    }
-    enter(tree.as_fd()).map_err(AttachError::Place)
+/// Gives the sandbox its root.
+pub(super) fn attach(attachment: &Attachment<'_>) -> Result<Result<(), AttachError>, Stranded> {
+    let (tree, place) = match prepare(attachment) {
+        Ok(prepared) => prepared,
+        Err(error) => return Ok(Err(error)),
+    };
+    visit(attachment.init, Namespace::Mount, || {
+        put(tree.as_fd(), CWD, "/").map_err(AttachError::Place)?;
+        for name in KEPT {
+            move_over(name, tree.as_fd()).map_err(AttachError::Place)?;
+        }
+        if let Some((place, directory)) = place {
+            put_socket_place(place, directory, tree.as_fd())?;
+        }
+        enter(tree.as_fd()).map_err(AttachError::Place)
+    })
 }
 
-fn clone(attachment: &Attachment) -> io::Result<OwnedFd> {
+/// The sandbox's own clone of the root, and what goes over the directory of its socket.
+type Prepared<'a> = (OwnedFd, Option<(OwnedFd, &'a Path)>);
+
+fn prepare<'a>(attachment: &Attachment<'a>) -> Result<Prepared<'a>, AttachError> {
+    let tree = clone(attachment).map_err(AttachError::Clone)?;
+    let directory = attachment.root.socket.as_deref().and_then(Path::parent);
+    let place = directory.map(|directory| Ok((socket_place(attachment.uid)?, directory)));
+    Ok((tree, place.transpose().map_err(AttachError::Socket)?))
+}
+
+fn clone(attachment: &Attachment<'_>) -> io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let tree = open_tree(CWD, path(attachment.root), flags)?;
+    let tree = open_tree(CWD, path(attachment.root.number), flags)?;
     let attributes = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
     let users = File::open(format!("/proc/{}/ns/user", attachment.init))?;
     match set_attributes(tree.as_fd(), attributes, libc::MS_PRIVATE, Some(users.as_fd())) {

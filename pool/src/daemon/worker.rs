@@ -1,4 +1,4 @@
-//! A process that makes one sandbox, or gives one its root, and ends.
+//! A process that makes one sandbox and ends.
 //!
 //! libcontainer changes the working directory, the OOM score and more of the process that calls it, and can be
 //! killed half way. So each sandbox is made by a process of its own, forked ahead of need by the single-threaded
@@ -7,8 +7,7 @@
 //! group first, so that everything it forks is there from the beginning.
 //!
 //! ```text
-//! daemon: Job ──▶ worker: group, libcontainer create, start, wait for the stub ──▶ Report ──▶ _exit
-//!                         or root::attach
+//! daemon: Making ──▶ worker: group, libcontainer create, start, wait for the stub ──▶ Report ──▶ _exit
 //! ```
 
 use std::collections::HashMap;
@@ -36,17 +35,10 @@ use serde_json::Value;
 use super::cgroup::Hierarchies;
 use super::chain;
 use super::network::{self, NetworkError};
-use super::root::{self, Attachment};
 use super::spec;
 use super::state::{BUNDLES, CONTAINERS, ROOT, ROOT_WITH_TMP};
+use super::visit::Stranded;
 use crate::protocol::{self, CgroupFile, SandboxId, Step};
-
-/// What a worker is for.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) enum Job {
-    Make(Making),
-    Attach(Attachment),
-}
 
 /// One sandbox to make.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -65,8 +57,6 @@ pub(super) struct Making {
 pub(super) enum Report {
     /// With the descriptors of [`FromDaemon::Parked`](crate::protocol::FromDaemon::Parked).
     Parked { pid: i32, files: Vec<CgroupFile>, egress: bool, steps: Vec<Step> },
-    /// The sandbox has its root.
-    Attached,
     /// The daemon has to clear up what there is of it.
     Failed { error: String },
 }
@@ -102,6 +92,8 @@ enum MakeError {
     Cgroup(#[source] io::Error),
     #[error(transparent)]
     Network(#[from] NetworkError),
+    #[error(transparent)]
+    Stranded(#[from] Stranded),
 }
 
 /// A sandbox that was made.
@@ -116,16 +108,9 @@ struct Made {
 
 /// A worker's life: waits for its job, does it, reports. End of file instead of a job ends it.
 pub(super) fn work(socket: BorrowedFd<'_>, workshop: &Workshop) -> io::Result<()> {
-    match protocol::receive::<Job>(socket)? {
+    match protocol::receive::<Making>(socket)? {
         None => Ok(()),
-        Some((Job::Make(making), _)) => make_and_report(socket, &making, workshop),
-        Some((Job::Attach(attachment), _)) => {
-            let report = match root::attach(&attachment) {
-                Ok(()) => Report::Attached,
-                Err(error) => Report::Failed { error: chain(&error) },
-            };
-            protocol::send(socket, &report, &[])
-        }
+        Some((making, _)) => make_and_report(socket, &making, workshop),
     }
 }
 
@@ -196,7 +181,10 @@ fn make(job: &Making, workshop: &Workshop) -> Result<Made, MakeError> {
     group.leave().map_err(MakeError::Group)?;
     let files = group.limit_files().map_err(MakeError::Cgroup)?;
     steps.end("open limits");
-    let egress = job.egress.map(|port| network::listener(init, port)).transpose()?;
+    let egress = match job.egress {
+        Some(port) => Some(network::listener(init, port)??),
+        None => None,
+    };
     if egress.is_some() {
         steps.end("listen for egress");
     }
