@@ -12,6 +12,7 @@
 //! It ends when the host's socket does or on SIGTERM, and then nothing of its sandboxes is left.
 
 pub(crate) mod cgroup;
+mod crew;
 pub mod delegation;
 mod network;
 pub mod probe;
@@ -28,30 +29,27 @@ use std::error::Error as StdError;
 use std::fs;
 use std::io;
 use std::ops::Range;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::sys::signal::{SigSet, SigmaskHow, Signal as NixSignal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::unistd::{ForkResult, fork};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{
     Pid, PidfdFlags, Resource, Rlimit, Signal, WaitOptions, WaitStatus, getpid, getrlimit,
-    kill_process, pidfd_open, pidfd_send_signal, set_child_subreaper,
-    set_parent_process_death_signal, setrlimit, umask, wait, waitpid,
+    kill_process, pidfd_open, pidfd_send_signal, set_child_subreaper, setrlimit, umask, wait,
+    waitpid,
 };
 
 use self::cgroup::{Group, Usage};
+use self::crew::Worker;
 use self::probe::Machine;
 use self::root::Attachment;
 use self::visit::Stranded;
-use self::worker::{Making, Report, Workshop};
+use self::worker::Workshop;
 use crate::protocol::{self, Exit, FromDaemon, Question, Root, SandboxId, ToDaemon};
-
-/// Longest time that making a sandbox may take; the slowest seen needed 40 ms.
-const MAKING_MAX: Duration = Duration::from_secs(10);
 
 /// What a daemon is told at its start.
 #[derive(Clone, Debug)]
@@ -118,23 +116,6 @@ struct Daemon {
     roots: BTreeMap<u32, root::Kept>,
     workers: Vec<Worker>,
     sandboxes: BTreeMap<SandboxId, Sandbox>,
-}
-
-struct Worker {
-    pid: Pid,
-    socket: OwnedFd,
-    state: WorkerState,
-}
-
-enum WorkerState {
-    Idle,
-    Making {
-        id: SandboxId,
-        since: Instant,
-        failure: Option<String>,
-    },
-    /// It has made this sandbox and is about to end.
-    Done(SandboxId),
 }
 
 enum Sandbox {
@@ -232,11 +213,7 @@ impl Daemon {
     fn wait(&self) -> io::Result<Ready> {
         let mut watched =
             vec![PollFd::new(&self.signals, PollFlags::IN), PollFd::new(&self.host, PollFlags::IN)];
-        // A worker that is done, or reported a failure, has nothing more to say; its end comes as a signal.
-        let speaking = self
-            .workers
-            .iter()
-            .filter(|worker| matches!(worker.state, WorkerState::Making { failure: None, .. }));
+        let speaking = self.workers.iter().filter(|worker| worker.has_more_to_say());
         watched.extend(speaking.map(|worker| PollFd::new(&worker.socket, PollFlags::IN)));
         for sandbox in self.sandboxes.values() {
             if let Sandbox::Inherited { processes } = sandbox {
@@ -457,81 +434,6 @@ impl Daemon {
         self.group_of(id).thaw();
     }
 
-    /// Gives idle workers the longest waiting sandboxes.
-    fn assign(&mut self) -> io::Result<()> {
-        for index in 0..self.workers.len() {
-            if !matches!(self.workers[index].state, WorkerState::Idle) {
-                continue;
-            }
-            let next = self.sandboxes.iter().find_map(|(id, sandbox)| match sandbox {
-                Sandbox::Queued { scratch, egress } => Some((*id, *scratch, *egress)),
-                _ => None,
-            });
-            let Some((id, scratch, egress)) = next else { break };
-            let making = Making {
-                id,
-                cgroup: format!("{}/{id}", self.config.cgroup_parent.trim_matches('/')),
-                uid: self.uid(id),
-                scratch,
-                egress,
-            };
-            let worker = &mut self.workers[index];
-            match protocol::send(&worker.socket, &making, &[]) {
-                Ok(()) => {
-                    worker.state = WorkerState::Making { id, since: Instant::now(), failure: None };
-                    self.sandboxes.insert(id, Sandbox::Making { doomed: false });
-                }
-                // It was killed while idle: the next round has its successor.
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes a worker's report if there is one.
-    fn hear_worker(&mut self, index: usize) -> io::Result<Flow> {
-        let worker = &mut self.workers[index];
-        let WorkerState::Making { id, failure, .. } = &mut worker.state else {
-            return Ok(Flow::On);
-        };
-        let id = *id;
-        match protocol::receive_now::<Report>(&worker.socket) {
-            Ok(Some((Report::Parked { pid, files, egress, steps }, descriptors))) => {
-                worker.state = WorkerState::Done(id);
-                let Some(init) = Pid::from_raw(pid) else { return Ok(Flow::On) };
-                let doomed = matches!(
-                    self.sandboxes.insert(id, Sandbox::Live { init, socket: None, root: None }),
-                    Some(Sandbox::Making { doomed: true })
-                );
-                if doomed {
-                    self.end(id, init);
-                    return Ok(Flow::On);
-                }
-                let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
-                self.tell(
-                    &FromDaemon::Parked { id, pid: pid.unsigned_abs(), files, egress, steps },
-                    &descriptors,
-                )
-            }
-            Ok(Some((Report::Failed { error }, _))) => {
-                *failure = Some(error);
-                Ok(Flow::On)
-            }
-            // Nothing yet, or it died, which a signal tells.
-            Ok(None) => Ok(Flow::On),
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionReset
-                ) =>
-            {
-                Ok(Flow::On)
-            }
-            Err(error) => Err(error),
-        }
-    }
-
     /// Collects every child that has ended.
     fn reap(&mut self) -> io::Result<Flow> {
         loop {
@@ -566,51 +468,6 @@ impl Daemon {
         let is_init =
             |sandbox: &Sandbox| matches!(sandbox, Sandbox::Live { init, .. } if *init == pid);
         self.sandboxes.iter().find_map(|(id, sandbox)| is_init(sandbox).then_some(*id))
-    }
-
-    fn on_worker_end(&mut self, index: usize, status: WaitStatus) -> io::Result<Flow> {
-        let worker = self.workers.swap_remove(index);
-        self.hire()?;
-        let (id, failure) = match worker.state {
-            WorkerState::Making { id, failure, .. } => (id, failure),
-            WorkerState::Done(id) if exit_of(status) != Some(Exit::Code(0)) => {
-                // Killed between its report and its last act.
-                remove_files(id)?;
-                return Ok(Flow::On);
-            }
-            WorkerState::Idle | WorkerState::Done(_) => return Ok(Flow::On),
-        };
-        let error = failure.unwrap_or_else(|| half_way(status));
-        self.clear_up(id)?;
-        match self.sandboxes.remove(&id) {
-            Some(Sandbox::Making { doomed: true }) => self.tell_gone(id, None, Usage::default()),
-            _ => self.tell(&FromDaemon::CreateFailed { id, error }, &[]),
-        }
-    }
-
-    /// Removes whatever a worker left of a sandbox that it did not finish.
-    fn clear_up(&mut self, id: SandboxId) -> io::Result<()> {
-        loop {
-            // Taken before the reports are heard: a child that is unknown after that belongs to no good sandbox.
-            let children = children();
-            for index in 0..self.workers.len() {
-                self.hear_worker(index)?;
-            }
-            let known = |pid: &Pid| {
-                self.workers.iter().any(|worker| worker.pid == *pid) || self.live(*pid).is_some()
-            };
-            let orphans: Vec<Pid> = children.into_iter().filter(|pid| !known(pid)).collect();
-            if orphans.is_empty() {
-                break;
-            }
-            for pid in orphans {
-                let _ = kill_process(pid, Signal::KILL);
-                rustix::io::retry_on_intr(|| waitpid(Some(pid), WaitOptions::empty()))?;
-            }
-        }
-        self.group_of(id).kill()?;
-        self.group_of(id).remove()?;
-        remove_files(id)
     }
 
     /// Finishes sandboxes of an earlier daemon whose processes are dead.
@@ -669,63 +526,6 @@ impl Daemon {
         }
     }
 
-    fn give_up_late_workers(&self) {
-        let now = Instant::now();
-        for worker in self
-            .workers
-            .iter()
-            .filter(|worker| worker.deadline().is_some_and(|deadline| deadline <= now))
-        {
-            let _ = kill_process(worker.pid, Signal::KILL);
-        }
-    }
-
-    /// Brings the workers up to their number.
-    fn hire(&mut self) -> io::Result<()> {
-        while self.workers.len() < self.config.workers.max(1) {
-            let worker = self.fork_worker()?;
-            self.workers.push(worker);
-        }
-        Ok(())
-    }
-
-    #[expect(
-        unsafe_code,
-        reason = "fork, and leaving a forked process without running this one's destructors"
-    )]
-    fn fork_worker(&self) -> io::Result<Worker> {
-        let (socket, inside) = protocol::channel()?;
-        let daemon = getpid();
-        // SAFETY: this process has one thread, so that the child may do whatever this process may.
-        match unsafe { fork() }? {
-            ForkResult::Parent { child } => {
-                let pid = Pid::from_raw(child.as_raw()).ok_or(io::ErrorKind::InvalidData)?;
-                Ok(Worker { pid, socket, state: WorkerState::Idle })
-            }
-            ForkResult::Child => {
-                let others =
-                    [self.host.as_raw_fd(), self.signals.as_fd().as_raw_fd(), socket.as_raw_fd()];
-                let roots = self.sandboxes.values().filter_map(|sandbox| match sandbox {
-                    Sandbox::Live { root, .. } => root.as_ref(),
-                    _ => None,
-                });
-                let roots: BTreeSet<RawFd> = roots
-                    .chain(self.roots.values().filter_map(|kept| kept.hold.as_ref()))
-                    .map(|hold| hold.as_raw_fd())
-                    .collect();
-                let others = others
-                    .into_iter()
-                    .chain(roots)
-                    .chain(self.supervisor.iter().map(AsRawFd::as_raw_fd))
-                    .chain(self.workers.iter().map(|worker| worker.socket.as_raw_fd()));
-                let worked = begin_work(daemon, others)
-                    .and_then(|()| worker::work(inside.as_fd(), &self.workshop));
-                // SAFETY: ends the process at once; everything it shares with its parent is the parent's to clean.
-                unsafe { libc::_exit(i32::from(worked.is_err())) }
-            }
-        }
-    }
-
     fn uid(&self, id: SandboxId) -> u32 {
         let Range { start, end } = self.config.uids;
         let slots = u64::from((end - start) / spec::UIDS_EACH);
@@ -767,15 +567,6 @@ impl Daemon {
     }
 }
 
-impl Worker {
-    fn deadline(&self) -> Option<Instant> {
-        match self.state {
-            WorkerState::Making { since, .. } => Some(since + MAKING_MAX),
-            WorkerState::Idle | WorkerState::Done(_) => None,
-        }
-    }
-}
-
 /// Which of the two descriptors that matter most have something.
 struct Ready {
     signals: bool,
@@ -800,39 +591,8 @@ fn take_signals() -> io::Result<SignalFd> {
     Ok(SignalFd::with_flags(&taken, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
 }
 
-/// Removes what a worker wrote to make a sandbox.
-fn remove_files(id: SandboxId) -> io::Result<()> {
-    for directory in [state::BUNDLES, state::CONTAINERS] {
-        match fs::remove_dir_all(format!("{directory}/{id}")) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-/// What a forked worker does first: dies with the daemon, takes signals as usual, lets go of the daemon's own.
-fn begin_work(daemon: Pid, others: impl Iterator<Item = RawFd>) -> io::Result<()> {
-    set_parent_process_death_signal(Some(Signal::KILL))?;
-    if rustix::process::getppid() != Some(daemon) {
-        return Err(io::ErrorKind::NotConnected.into());
-    }
-    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
-    for descriptor in others {
-        nix::unistd::close(descriptor)?;
-    }
-    Ok(())
-}
-
 fn exit_of(status: WaitStatus) -> Option<Exit> {
     status.exit_status().map(Exit::Code).or_else(|| status.terminating_signal().map(Exit::Signal))
-}
-
-fn half_way(status: WaitStatus) -> String {
-    match exit_of(status) {
-        Some(exit) => format!("its worker ended half way with {exit}"),
-        None => "its worker ended half way".to_owned(),
-    }
 }
 
 fn open_processes(group: &Group<'_>) -> Vec<OwnedFd> {
