@@ -25,7 +25,6 @@ use crate::way::{self, CLIENTS, Way};
 use std::error::Error;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
@@ -70,12 +69,11 @@ struct Process {
     _name: Option<Name>,
 }
 
-/// What a start is done with. The first request is on its way meanwhile, so it is closed when the function accepts;
-/// if it dies before, at once, for as long as this holds its listener nobody who connects would see that.
+/// What a start is done with: closed when the function accepts or has ended, since its first request is on its way
+/// meanwhile.
 struct StartedWith {
     _activating: Activating,
     _outcome: AsyncFd<OwnedFd>,
-    _listener: Option<UnixListener>,
     _outputs: [OwnedFd; 2],
 }
 
@@ -177,21 +175,22 @@ impl<C: Send + 'static> Keeper<C> {
             })
             .map_err(StartError::Activate)?;
         executed(&activating, &outcome).await?;
+        // While this process holds the listener too, whoever connects would not see that the function has closed it.
+        let door = door.map(|Door { listener: _, backlog, first, name }| (backlog, first, name));
         let activated = Phase { name: "activate".to_owned(), start: began, end: SystemTime::now() };
         let executed = Executed { activated, freezer: activating.take_freezer() };
-        let (readiness, name, listener) = match door {
-            Some(Door { listener, backlog, first, name }) => {
+        let (readiness, name) = match door {
+            Some((backlog, first, name)) => {
                 self.executed(Way::Inherited(self.path.clone()), first, executed);
                 // Whoever waits for it writes its request first: it is to be there when the function accepts.
                 tokio::task::yield_now().await;
-                (Readiness::Backlog(backlog), Some(name), Some(listener))
+                (Readiness::Backlog(backlog), Some(name))
             }
-            None => (Readiness::Connect(sockets, executed), None, None),
+            None => (Readiness::Connect(sockets, executed), None),
         };
         let started_with = StartedWith {
             _activating: activating,
             _outcome: outcome,
-            _listener: listener,
             _outputs: [stdout.writer, stderr.writer],
         };
         let (stdout, stderr) = (stdout.reader, stderr.reader);

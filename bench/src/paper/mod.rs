@@ -94,7 +94,7 @@ impl Effort {
         Self {
             cold: 10,
             runs: 100,
-            time: Duration::from_secs(5),
+            time: Duration::from_secs(2),
             minutes: 60,
             minute: Duration::from_secs(2),
             concurrency: vec![1, 10, 50, 100, 200],

@@ -89,7 +89,7 @@ impl Daemon {
                 worker.state = WorkerState::Done(id);
                 let Some(init) = Pid::from_raw(pid) else { return Ok(Flow::On) };
                 let doomed = matches!(
-                    self.sandboxes.insert(id, Sandbox::Live { init, socket: None, root: None }),
+                    self.sandboxes.insert(id, Sandbox::Live { init, root: None }),
                     Some(Sandbox::Making { doomed: true })
                 );
                 if doomed {
@@ -202,11 +202,11 @@ impl Daemon {
                 let others =
                     [self.host.as_raw_fd(), self.signals.as_fd().as_raw_fd(), socket.as_raw_fd()];
                 let roots = self.sandboxes.values().filter_map(|sandbox| match sandbox {
-                    Sandbox::Live { root, .. } => root.as_ref(),
+                    Sandbox::Live { root, .. } => root.as_ref()?.hold.as_ref(),
                     _ => None,
                 });
                 let roots: BTreeSet<RawFd> = roots
-                    .chain(self.roots.values().filter_map(|kept| kept.hold.as_ref()))
+                    .chain(self.roots.values().filter_map(|kept| kept.given.hold.as_ref()))
                     .map(|hold| hold.as_raw_fd())
                     .collect();
                 let others = others

@@ -36,6 +36,7 @@ use std::time::Instant;
 
 use nix::sys::signal::{SigSet, SigmaskHow, Signal as NixSignal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::alarm;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{
     Pid, PidfdFlags, Resource, Rlimit, Signal, WaitOptions, WaitStatus, getpid, getrlimit,
@@ -46,10 +47,13 @@ use rustix::process::{
 use self::cgroup::{Group, Usage};
 use self::crew::Worker;
 use self::probe::Machine;
-use self::root::Attachment;
-use self::visit::Stranded;
+use self::root::{Attachment, Given};
 use self::worker::Workshop;
 use crate::protocol::{self, Exit, FromDaemon, Question, Root, SandboxId, ToDaemon};
+
+/// Seconds that anything may take that the host asks for. A root may lie in a file system that does not answer any
+/// more, and whoever waits for that keeps every other sandbox waiting.
+const ASKED_MAX: u32 = 10;
 
 /// What a daemon is told at its start.
 #[derive(Clone, Debug)]
@@ -124,7 +128,7 @@ enum Sandbox {
     /// A worker is at it; a doomed one is removed as soon as it is made.
     Making { doomed: bool },
     /// Its init is this process's child (or about to be).
-    Live { init: Pid, socket: Option<PathBuf>, root: Option<Rc<OwnedFd>> },
+    Live { init: Pid, root: Option<Given> },
     /// Of a daemon that died; somebody else reaps its processes.
     Inherited { processes: Vec<OwnedFd> },
 }
@@ -326,47 +330,35 @@ impl Daemon {
     /// Does what the host cannot do itself.
     fn asked(&mut self, id: SandboxId, question: &Question) -> io::Result<Flow> {
         let uid = self.uid(id);
-        let Some(Sandbox::Live { init, socket, root: hold }) = self.sandboxes.get_mut(&id) else {
+        let Some(Sandbox::Live { init, root }) = self.sandboxes.get_mut(&id) else {
             return self.answer(id, Err("no such sandbox lives".to_owned()), &[]);
         };
-        match question {
-            Question::Clients { count } => {
-                let made = network::clients(*init, *count);
-                self.answer_visit(id, made)
-            }
+        let _bound = Bound::begin();
+        let done = match question {
+            Question::Clients { count } => network::clients(*init, *count).map_err(|it| chain(&it)),
             Question::Listener { port } => {
                 let made = network::listener(*init, *port);
-                self.answer_visit(id, made.map(|made| made.map(|listener| vec![listener])))
+                made.map(|listener| vec![listener]).map_err(|it| chain(&it))
             }
             Question::Socket => {
-                let path = socket.as_deref().ok_or_else(|| io::ErrorKind::Unsupported.into());
-                match path.and_then(|path| root::socket(*init, path)) {
-                    Ok(socket) => self.answer(id, Ok(()), &[socket]),
-                    Err(error) => self.answer(id, Err(error.to_string()), &[]),
-                }
+                let path = root.as_ref().and_then(|given| given.socket.as_deref());
+                let path = path.ok_or_else(|| io::ErrorKind::Unsupported.into());
+                let opened = path.and_then(|path| root::socket(*init, path));
+                opened.map(|socket| vec![socket]).map_err(|it| it.to_string())
             }
-            Question::Attach { root } => match self.roots.get(root) {
-                None => self.answer(id, Err(format!("there is no root {root}")), &[]),
+            Question::Attach { .. } if root.is_some() => Err("it has a root already".to_owned()),
+            Question::Attach { root: number } => match self.roots.get(number) {
+                None => Err(format!("there is no root {number}")),
                 Some(kept) => {
-                    socket.clone_from(&kept.socket);
-                    hold.clone_from(&kept.hold);
-                    let attached = root::attach(&Attachment { init: *init, root: kept, uid });
-                    self.answer_visit(id, attached.map(|done| done.map(|()| vec![])))
+                    // Before it is known whether that succeeds: some of it may be there even so.
+                    *root = Some(kept.given.clone());
+                    let attachment = Attachment { init: *init, root: kept, uid };
+                    root::attach(&attachment).map(|()| vec![]).map_err(|it| chain(&it))
                 }
             },
-        }
-    }
-
-    /// Answers with what was made in a sandbox's namespace.
-    fn answer_visit<E: StdError>(
-        &self,
-        id: SandboxId,
-        made: Result<Result<Vec<OwnedFd>, E>, Stranded>,
-    ) -> io::Result<Flow> {
-        match made.map_err(io::Error::other)? {
-            Ok(descriptors) => self.answer(id, Ok(()), &descriptors),
-            Err(error) => self.answer(id, Err(chain(&error)), &[]),
-        }
+        };
+        let descriptors = done.as_deref().unwrap_or_default();
+        self.answer(id, done.as_ref().map(drop).map_err(Clone::clone), descriptors)
     }
 
     fn answer(
@@ -564,6 +556,22 @@ impl Daemon {
         }
         self.group().kill()?;
         self.group().remove()
+    }
+}
+
+/// Ends this process when it is not dropped in time; its successor goes on.
+struct Bound;
+
+impl Bound {
+    fn begin() -> Bound {
+        alarm::set(ASKED_MAX);
+        Bound
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        alarm::cancel();
     }
 }
 

@@ -10,7 +10,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::Pid;
 
-use super::visit::{Namespace, Stranded, visit};
+use super::visit;
 
 /// Why there are no sockets.
 #[derive(Debug, thiserror::Error)]
@@ -18,23 +18,20 @@ use super::visit::{Namespace, Stranded, visit};
 pub(super) struct NetworkError(#[from] io::Error);
 
 /// A TCP listener at `127.0.0.1:port` of a sandbox, which only the sandbox can reach.
-pub(super) fn listener(init: Pid, port: u16) -> Result<Result<OwnedFd, NetworkError>, Stranded> {
-    visit(init, Namespace::Network, || {
+pub(super) fn listener(init: Pid, port: u16) -> Result<OwnedFd, NetworkError> {
+    visit::network(init, || {
         raise_loopback()?;
         Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, port))?.into())
     })
 }
 
 /// Unconnected TCP sockets whose loopback is a sandbox's.
-pub(super) fn clients(
-    init: Pid,
-    count: u8,
-) -> Result<Result<Vec<OwnedFd>, NetworkError>, Stranded> {
+pub(super) fn clients(init: Pid, count: u8) -> Result<Vec<OwnedFd>, NetworkError> {
     let client = || {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)
     };
-    visit(init, Namespace::Network, || {
+    visit::network(init, || {
         raise_loopback()?;
         let made: Result<_, _> = (0..count).map(|_| client()).collect();
         Ok(made.map_err(io::Error::from)?)

@@ -26,7 +26,7 @@ use rustix::process::{Pid, fchdir, pivot_root};
 
 use super::spec::FUNCTION_UID;
 use super::state::ROOTS;
-use super::visit::{Namespace, Stranded, visit};
+use super::visit;
 use crate::protocol::Root;
 
 /// What a sandbox's own root brings along, where the new one has a directory for it.
@@ -45,10 +45,16 @@ pub(super) struct Attachment<'a> {
 #[derive(Debug)]
 pub(super) struct Kept {
     number: u32,
+    mounted: bool,
+    pub(super) given: Given,
+}
+
+/// What there is of a root as long as it is known or a sandbox has it.
+#[derive(Clone, Debug)]
+pub(super) struct Given {
     /// Where functions with it make their socket.
     pub(super) socket: Option<PathBuf>,
-    mounted: bool,
-    /// What stays open while the root is known or a sandbox has it.
+    /// What stays open.
     pub(super) hold: Option<Rc<OwnedFd>>,
 }
 
@@ -88,7 +94,8 @@ pub(super) fn keep(root: Root, descriptors: Vec<OwnedFd>) -> io::Result<Kept> {
             kept.try_for_each(|kept| fs::create_dir_all(directory.join(kept)))?;
         }
     }
-    Ok(Kept { number: root.number, socket: root.socket, mounted, hold: hold.map(Rc::new) })
+    let given = Given { socket: root.socket, hold: hold.map(Rc::new) };
+    Ok(Kept { number: root.number, mounted, given })
 }
 
 impl Kept {
@@ -118,12 +125,12 @@ fn inside(path: &Path) -> io::Result<PathBuf> {
 }
 
 /// Gives the sandbox its root.
-pub(super) fn attach(attachment: &Attachment<'_>) -> Result<Result<(), AttachError>, Stranded> {
-    let (tree, place) = match prepare(attachment) {
-        Ok(prepared) => prepared,
-        Err(error) => return Ok(Err(error)),
-    };
-    visit(attachment.init, Namespace::Mount, || {
+pub(super) fn attach(attachment: &Attachment<'_>) -> Result<(), AttachError> {
+    let tree = clone(attachment).map_err(AttachError::Clone)?;
+    let directory = attachment.root.given.socket.as_deref().and_then(Path::parent);
+    let place = directory.map(|directory| Ok((socket_place(attachment.uid)?, directory)));
+    let place = place.transpose().map_err(AttachError::Socket)?;
+    visit::mounts(attachment.init, || {
         put(tree.as_fd(), CWD, "/").map_err(AttachError::Place)?;
         for name in KEPT {
             move_over(name, tree.as_fd()).map_err(AttachError::Place)?;
@@ -133,16 +140,6 @@ pub(super) fn attach(attachment: &Attachment<'_>) -> Result<Result<(), AttachErr
         }
         enter(tree.as_fd()).map_err(AttachError::Place)
     })
-}
-
-/// The sandbox's own clone of the root, and what goes over the directory of its socket.
-type Prepared<'a> = (OwnedFd, Option<(OwnedFd, &'a Path)>);
-
-fn prepare<'a>(attachment: &Attachment<'a>) -> Result<Prepared<'a>, AttachError> {
-    let tree = clone(attachment).map_err(AttachError::Clone)?;
-    let directory = attachment.root.socket.as_deref().and_then(Path::parent);
-    let place = directory.map(|directory| Ok((socket_place(attachment.uid)?, directory)));
-    Ok((tree, place.transpose().map_err(AttachError::Socket)?))
 }
 
 fn clone(attachment: &Attachment<'_>) -> io::Result<OwnedFd> {

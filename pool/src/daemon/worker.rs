@@ -37,7 +37,6 @@ use super::chain;
 use super::network::{self, NetworkError};
 use super::spec;
 use super::state::{BUNDLES, CONTAINERS, ROOT, ROOT_WITH_TMP};
-use super::visit::Stranded;
 use crate::protocol::{self, CgroupFile, SandboxId, Step};
 
 /// One sandbox to make.
@@ -92,8 +91,6 @@ enum MakeError {
     Cgroup(#[source] io::Error),
     #[error(transparent)]
     Network(#[from] NetworkError),
-    #[error(transparent)]
-    Stranded(#[from] Stranded),
 }
 
 /// A sandbox that was made.
@@ -181,10 +178,7 @@ fn make(job: &Making, workshop: &Workshop) -> Result<Made, MakeError> {
     group.leave().map_err(MakeError::Group)?;
     let files = group.limit_files().map_err(MakeError::Cgroup)?;
     steps.end("open limits");
-    let egress = match job.egress {
-        Some(port) => Some(network::listener(init, port)??),
-        None => None,
-    };
+    let egress = job.egress.map(|port| network::listener(init, port)).transpose()?;
     if egress.is_some() {
         steps.end("listen for egress");
     }

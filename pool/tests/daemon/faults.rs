@@ -132,10 +132,15 @@ fn a_worker_killed_half_way_leaves_nothing() {
     daemon.end();
 }
 
-/// The fault point: a process that makes this system call next is stopped there, `meanwhile` made it do so, and killed.
-fn kill_at(pid: i32, call: libc::c_long, meanwhile: impl FnOnce()) {
+/// What became of a child or a traced process.
+fn next_stop(pid: i32) -> WaitStatus {
+    waitpid(nix::unistd::Pid::from_raw(pid), Some(WaitPidFlag::__WALL)).unwrap()
+}
+
+/// The fault point: a process that makes this system call next is stopped there; `meanwhile` made it do so.
+fn stop_at(pid: i32, call: libc::c_long, meanwhile: impl FnOnce()) {
     let traced = nix::unistd::Pid::from_raw(pid);
-    let stop = || waitpid(traced, Some(WaitPidFlag::__WALL)).unwrap();
+    let stop = || next_stop(pid);
     ptrace::attach(traced).unwrap();
     stop();
     meanwhile();
@@ -147,8 +152,13 @@ fn kill_at(pid: i32, call: libc::c_long, meanwhile: impl FnOnce()) {
             break;
         }
     }
+}
+
+/// The same, and it is killed there.
+fn kill_at(pid: i32, call: libc::c_long, meanwhile: impl FnOnce()) {
+    stop_at(pid, call, meanwhile);
     signal(pid, Signal::KILL);
-    while !matches!(stop(), WaitStatus::Signaled(..)) {}
+    while !matches!(next_stop(pid), WaitStatus::Signaled(..)) {}
 }
 
 #[test]
@@ -176,6 +186,30 @@ fn what_a_daemon_leaves_that_was_killed_while_it_attached_a_root_its_successor_r
         successor.ask(next.id, Question::Attach { root: 1 }).unwrap();
         successor.end();
     }
+}
+
+#[test]
+#[ignore = "waits for ten seconds; run by just test-pool-slow"]
+fn a_daemon_that_is_held_up_in_a_root_ends() {
+    let mut daemon = Daemon::start_in(Run::new(), 1);
+    keep(&daemon, 1, None, None);
+    let sandbox = daemon.park(1);
+    let pid = daemon.process.id().cast_signed();
+    stop_at(pid, libc::SYS_open_tree, || {
+        daemon.tell(&ToDaemon::Ask { id: sandbox.id, question: Question::Attach { root: 1 } });
+    });
+    // It stays in the call until its time is over.
+    let alarmed = format!("ShdPnd:\t{:016x}", 1 << (libc::SIGALRM - 1));
+    while !fs::read_to_string(format!("/proc/{pid}/status")).unwrap().contains(&alarmed) {
+        std::thread::yield_now();
+    }
+    ptrace::detach(nix::unistd::Pid::from_raw(pid), None).unwrap();
+    assert!(matches!(next_stop(pid), WaitStatus::Signaled(_, nix::sys::signal::SIGALRM, _)));
+    let mut successor = Daemon::start_in(daemon.run, 1);
+    successor.tell(&ToDaemon::Hello { in_use: vec![] });
+    successor.park(2);
+    assert!(is_dead(sandbox.pid));
+    successor.end();
 }
 
 #[test]

@@ -184,6 +184,16 @@ fn a_root_that_the_supervisor_did_not_name_is_refused() {
 }
 
 #[test]
+fn a_sandbox_is_given_one_root() {
+    let mut daemon = Daemon::start();
+    keep(&daemon, 1, None, None);
+    let sandbox = attached(&mut daemon, 1, 0);
+    let refused = daemon.ask(sandbox.id, Question::Attach { root: 1 }).unwrap_err();
+    assert_eq!(refused, "it has a root already");
+    daemon.end();
+}
+
+#[test]
 fn what_is_mounted_where_a_root_leads_out_stays_inside() {
     let mut daemon = Daemon::start();
     let root = directory(&daemon);
