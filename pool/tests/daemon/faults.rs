@@ -199,9 +199,13 @@ fn a_daemon_that_is_held_up_in_a_root_ends() {
         daemon.tell(&ToDaemon::Ask { id: sandbox.id, question: Question::Attach { root: 1 } });
     });
     // It stays in the call until its time is over.
-    let alarmed = format!("ShdPnd:\t{:016x}", 1 << (libc::SIGALRM - 1));
-    while !fs::read_to_string(format!("/proc/{pid}/status")).unwrap().contains(&alarmed) {
-        std::thread::yield_now();
+    let alarmed = || {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:")).unwrap();
+        u64::from_str_radix(pending.trim(), 16).unwrap() & (1 << (libc::SIGALRM - 1)) != 0
+    };
+    while !alarmed() {
+        std::thread::sleep(std::time::Duration::from_millis(100));
     }
     ptrace::detach(nix::unistd::Pid::from_raw(pid), None).unwrap();
     assert!(matches!(next_stop(pid), WaitStatus::Signaled(_, nix::sys::signal::SIGALRM, _)));
