@@ -121,7 +121,7 @@ pub fn run(arguments: &CharacterizeArguments) -> anyhow::Result<Results> {
     }
     results.tables.push(table(&rows));
     results.tables.push(concurrency_table(&rows));
-    results.tables.push(sizes_table(&sizes));
+    results.tables.push(sizes_table("What is shipped", &sizes));
     if energy_uj().is_none() {
         results.notes.push("energy: not measured, RAPL is not readable here".into());
     }
@@ -318,8 +318,8 @@ pub fn concurrency_table(rows: &[Measured]) -> Table {
 
 /// Sizes in MB.
 #[must_use]
-pub fn sizes_table(sizes: &[Size]) -> Table {
-    let mut table = Table::new("What is shipped", ["function", "artifact", "MB"]);
+pub fn sizes_table(title: &str, sizes: &[Size]) -> Table {
+    let mut table = Table::new(title, ["function", "artifact", "MB"]);
     for size in sizes {
         let megabytes = short(wide(size.bytes) / 1e6);
         table.row([size.function.clone(), size.artifact.clone(), megabytes]);

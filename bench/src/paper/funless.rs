@@ -42,7 +42,7 @@ fn artifacts(section: &mut Section) {
             }
         }
     }
-    section.tables.push(sizes_table(&section.sizes));
+    section.tables.push(sizes_table("What FunLess's functions are shipped as", &section.sizes));
     let average = |artifact: &str| {
         let of = section.sizes.iter().filter(|size| size.artifact == artifact);
         mean(&of.map(|size| wide(size.bytes) / 1e6).collect::<Vec<_>>())

@@ -51,7 +51,7 @@ pub(super) fn measure(paper: &Paper<'_>, results: &mut Results) -> anyhow::Resul
     section.measured.extend(stored);
     section.tables.push(characterize::table(&section.measured));
     section.tables.push(characterize::concurrency_table(&section.measured));
-    section.tables.push(characterize::sizes_table(&section.sizes));
+    section.tables.push(characterize::sizes_table("What is shipped", &section.sizes));
     section.claims = vec![sizes(&section), cold(&section.measured), warm(&section.measured)];
     section.claims.push(interpreted(&section.measured));
     section.claims.extend(retrieval);
