@@ -45,7 +45,7 @@ bench-inside: functions
     cargo bench --locked --workspace --bench instance --bench counting
 
 # The tables and figures of the papers, measured again into docs/measurements.md; under 15 minutes,
-# with `full` as many repeats as the papers made
+# with `full` as many repeats as the papers made, in some hundred minutes
 paper EFFORT="reduced": build
     target/release/baton-bench paper {{ if EFFORT == "full" { "--full" } else { "" } }}
     target/release/baton-bench report target/bench/paper.json --output target/bench/paper.html
