@@ -5,7 +5,7 @@
 //! ```
 //! The function's limits, as far as they differ from what the sandbox was parked with, are written into the cgroup
 //! files that the daemon handed over, then the stub in the
-//! sandbox gets one message: listening socket, executable, standard output and error, resource limits, argv and
+//! sandbox gets one message: standard output and error, listening socket, executable, resource limits, argv and
 //! environment. The caller drops its own copies of the listener and of the pipes' write ends afterwards, so that
 //! a function's death is seen.
 
@@ -88,7 +88,7 @@ pub struct Parked {
 pub struct Activating {
     control: OwnedFd,
     pidfd: OwnedFd,
-    freezer: Option<Freezer>,
+    files: Vec<(CgroupFile, OwnedFd)>,
 }
 
 /// Stops and continues every process of a sandbox.
@@ -162,15 +162,12 @@ impl Parked {
             Program::Executable(executable) => Some(executable.as_fd()),
             Program::Path { .. } => None,
         };
+        // The stub has them at descriptors 1, 2, 3 and on.
         let outputs = [start.stdout, start.stderr];
         let descriptors: Vec<_> =
-            start.listener.into_iter().chain(outputs).chain(executable).collect();
+            outputs.into_iter().chain(start.listener).chain(executable).collect();
         protocol::send_bytes(&self.control, &encode(start)?, &descriptors)?;
-        let freezer = self.files.into_iter().find_map(|(file, descriptor)| {
-            matches!(file, CgroupFile::FreezerState | CgroupFile::Freeze)
-                .then_some(Freezer { file, descriptor })
-        });
-        Ok(Activating { control: self.control, pidfd: self.pidfd, freezer })
+        Ok(Activating { control: self.control, pidfd: self.pidfd, files: self.files })
     }
 
     fn write_limits(&self, limits: &Limits) -> io::Result<()> {
@@ -233,7 +230,7 @@ fn cpu_quota(cores: f64) -> io::Result<u64> {
 /// limits as `u32` and which descriptors come with it; each limit as three `u64`, resource, soft and hard; then the
 /// strings with their NUL, first the working directory and the path.
 fn encode(start: &Start<'_>) -> io::Result<Vec<u8>> {
-    let rlimits = [(libc::RLIMIT_NOFILE, start.limits.descriptors), (libc::RLIMIT_CORE, 0)];
+    let rlimits = [(libc::RLIMIT_NOFILE, start.limits.descriptors)];
     let mut message = Vec::with_capacity(1024);
     let listen = if start.listener.is_some() { &LISTEN[..] } else { &[] };
     let (directory, path) = match start.program {
@@ -296,7 +293,11 @@ impl Activating {
 
     /// What stops and continues the sandbox; `None` the second time.
     pub fn take_freezer(&mut self) -> Option<Freezer> {
-        self.freezer.take()
+        let freezes =
+            |file: &CgroupFile| matches!(file, CgroupFile::FreezerState | CgroupFile::Freeze);
+        let at = self.files.iter().position(|(file, _)| freezes(file))?;
+        let (file, descriptor) = self.files.swap_remove(at);
+        Some(Freezer { file, descriptor })
     }
 }
 

@@ -25,6 +25,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -141,7 +142,8 @@ pub(crate) struct Shared<C: Send + 'static> {
     inner: Mutex<Inner<C>>,
     /// The driver has something to do.
     pub(crate) changed: Notify,
-    pub(crate) statistics: watch::Sender<Statistics>,
+    /// The schedule was told of something.
+    told: Notify,
     pub(crate) closed: watch::Sender<bool>,
     pub(crate) meters: Meters,
     /// Some function has a way out: sandboxes are created with a listener for it.
@@ -187,7 +189,6 @@ pub(crate) struct Work {
     pub(crate) asks: Vec<ToDaemon>,
     pub(crate) effects: Vec<Effect>,
     pub(crate) wake: Option<Instant>,
-    pub(crate) statistics: Statistics,
 }
 
 /// How long a request goes on alone before a sandbox is started behind it: a short one has its answer by then, and a
@@ -219,7 +220,7 @@ impl<C: Send + 'static> Pool<C> {
                 next: 0,
             }),
             changed: Notify::new(),
-            statistics: watch::Sender::default(),
+            told: Notify::new(),
             closed: watch::Sender::default(),
             meters: Meters::find(),
             egress: AtomicBool::new(false),
@@ -336,9 +337,22 @@ impl<C: Send + 'static> Pool<C> {
         let _ = self.shared.closed.subscribe().wait_for(|closed| *closed).await;
     }
 
-    /// The pool in numbers, brought up to date whenever a sandbox enters another stage of its life.
-    pub fn statistics(&self) -> watch::Receiver<Statistics> {
-        self.shared.statistics.subscribe()
+    /// The pool in numbers, as of now.
+    pub fn statistics(&self) -> Statistics {
+        self.shared.lock().schedule.statistics()
+    }
+
+    /// Waits until the pool's numbers are as wanted.
+    pub async fn until(&self, wanted: impl Fn(&Statistics) -> bool) {
+        let mut told = pin!(self.shared.told.notified());
+        loop {
+            told.as_mut().enable();
+            if wanted(&self.statistics()) {
+                return;
+            }
+            told.as_mut().await;
+            told.set(self.shared.told.notified());
+        }
     }
 
     /// What sandboxes used until now. Reads some files for each.
@@ -427,6 +441,7 @@ impl<C: Send + 'static> Shared<C> {
         };
         let busy = early || inner.effects.len() > before;
         drop(guard);
+        self.told.notify_waiters();
         for (waiter, grant) in answers {
             let answer = grant.map(|(endpoint, cold)| Lease::new(Arc::clone(self), endpoint, cold));
             // Who went away in the meantime did the sandbox no harm.
@@ -456,7 +471,7 @@ impl<C: Send + 'static> Shared<C> {
     ) {
         self.tell_with(|inner| {
             if let Some(record) = inner.records.get_mut(&id) {
-                let endpoint = endpoint(record.phases.clone());
+                let endpoint = endpoint(std::mem::take(&mut record.phases));
                 record.phases.clone_from(&endpoint.phases);
                 record.endpoint = Some(Arc::new(endpoint));
             }
@@ -472,6 +487,11 @@ impl<C: Send + 'static> Shared<C> {
             }
             Event::Accepted(id)
         });
+    }
+
+    /// The init of a sandbox.
+    pub(crate) fn pid(&self, id: SandboxId) -> Option<u32> {
+        Some(self.lock().records.get(&id)?.pid)
     }
 
     /// The init of a sandbox and how it came so far.
@@ -588,7 +608,6 @@ impl<C: Send + 'static> Shared<C> {
             asks: std::mem::take(&mut inner.asks),
             effects: std::mem::take(&mut inner.effects),
             wake: inner.armed,
-            statistics: inner.schedule.statistics(),
         }
     }
 }

@@ -73,11 +73,6 @@ impl<C: Send + 'static> Driver<C> {
     /// Does what is due, then waits for whatever comes first.
     async fn turn(&mut self) {
         let work = self.shared.work();
-        self.shared.statistics.send_if_modified(|statistics| {
-            let changed = *statistics != work.statistics;
-            *statistics = work.statistics;
-            changed
-        });
         for effect in work.effects {
             self.run(effect);
         }
@@ -169,8 +164,8 @@ impl<C: Send + 'static> Driver<C> {
 
     fn activate(&mut self, id: SandboxId, function: FunctionId) {
         let ready = self.parked.remove(&id);
-        let (Some(ready), Some((pid, _)), Some(spec)) =
-            (ready, self.shared.progress(id), self.shared.spec(function))
+        let (Some(ready), Some(pid), Some(spec)) =
+            (ready, self.shared.pid(id), self.shared.spec(function))
         else {
             // Its daemon died or its function was retired before we came to it.
             self.shared.tell(Event::Died(id));

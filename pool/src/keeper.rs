@@ -35,6 +35,9 @@ use tokio::sync::SetOnce;
 
 /// How long the pipes of an ended function are emptied; the kernel closes their other ends at once.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long after a function accepts its first request may take. What its start was done with is closed then: closing
+/// ten descriptors earlier would take the core from it.
+const SETTLED: Duration = Duration::from_millis(10);
 
 #[derive(Debug, thiserror::Error)]
 enum StartError {
@@ -69,8 +72,7 @@ struct Process {
     _name: Option<Name>,
 }
 
-/// What a start is done with: closed when the function accepts or has ended, since its first request is on its way
-/// meanwhile.
+/// What a start is done with: closed a while after the function accepts, or when it has ended.
 struct StartedWith {
     _activating: Activating,
     _outcome: AsyncFd<OwnedFd>,
@@ -291,6 +293,11 @@ impl<C: Send + 'static> Keeper<C> {
                     start: began,
                     end: SystemTime::now(),
                 });
+                tokio::select! {
+                    biased;
+                    _ = died() => {}
+                    () = tokio::time::sleep(SETTLED) => {}
+                }
             }
         }
         drop(started_with);

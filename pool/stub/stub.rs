@@ -1,15 +1,16 @@
 //! What a parked sandbox runs until its function comes: a static program of a few pages, without libc.
 //!
 //! It starts with the control socket as descriptor 0 and `/dev/null` as 1 and 2, moves the socket out of the
-//! function's way, says `parked`, and waits for one message (`activation::encode` is its other half):
+//! function's way, closes 1 and 2, says `parked`, and waits for one message (`activation::encode` is its other half):
 //!
 //! ```text
 //! u32 arguments, u32 environment entries, u32 limits, u32 which descriptors come
 //! limits × (u64 resource, u64 soft, u64 hard)
 //! working directory, path, arguments and environment entries, each with its NUL
-//! descriptors: listening socket, standard output, standard error, executable
+//! descriptors: standard output, standard error, listening socket, executable
 //! ```
 //!
+//! The kernel gives the lowest free numbers to the descriptors, so they come to the places where the function has them.
 //! A listener may be missing, when the function makes its own, and the executable, when it is at the path; the
 //! path is empty otherwise, and so is a working directory that stays `/`. By then the daemon may have given the
 //! sandbox another root, which this process does not notice.
@@ -31,6 +32,7 @@ global_asm!(".globl _start", "_start:", "mov x29, #0", "mov x30, #0", "bl {park}
 #[cfg(target_arch = "x86_64")]
 mod number {
     pub const WRITE: usize = 1;
+    pub const CLOSE: usize = 3;
     pub const RECVMSG: usize = 47;
     pub const FCNTL: usize = 72;
     pub const CHDIR: usize = 80;
@@ -42,6 +44,7 @@ mod number {
 #[cfg(target_arch = "aarch64")]
 mod number {
     pub const WRITE: usize = 64;
+    pub const CLOSE: usize = 57;
     pub const RECVMSG: usize = 212;
     pub const FCNTL: usize = 25;
     pub const CHDIR: usize = 49;
@@ -52,8 +55,8 @@ mod number {
 }
 
 const F_SETFD: usize = 2;
+const FD_CLOEXEC: usize = 1;
 const F_DUPFD_CLOEXEC: usize = 1030;
-const MSG_CMSG_CLOEXEC: usize = 0x4000_0000;
 const AT_EMPTY_PATH: usize = 0x1000;
 const AT_FDCWD: usize = -100_isize as usize;
 const EINTR: isize = -4;
@@ -64,8 +67,8 @@ const SCM_RIGHTS: i32 = 1;
 
 /// Where the control socket goes: past everything that the function is given.
 const CONTROL_MIN: usize = 10;
-/// The function's listening socket, by the systemd convention.
-const LISTENER: i32 = 3;
+/// The function's standard output, the first descriptor that comes.
+const STDOUT: i32 = 1;
 /// A listening socket comes.
 const WITH_LISTENER: usize = 1;
 /// An executable comes.
@@ -102,13 +105,6 @@ struct Rights {
     descriptors: [i32; 4],
 }
 
-/// What came, by its use.
-struct Placed {
-    stdout: i32,
-    stderr: i32,
-    executable: Option<i32>,
-}
-
 /// The message's counts.
 struct Counts {
     arguments: usize,
@@ -130,8 +126,10 @@ extern "C" fn park() -> ! {
         exit(126);
     }
     let control = control as usize;
-    // Descriptor 1 is /dev/null until the function's own output comes.
+    // /dev/null is the function's standard input; its outputs come to the places that become free.
     call(number::DUP3, [1, 0, 0, 0, 0]);
+    call(number::CLOSE, [1, 0, 0, 0, 0]);
+    call(number::CLOSE, [2, 0, 0, 0, 0]);
     warm();
     let parked = b"parked";
     call(number::WRITE, [control, parked.as_ptr() as usize, parked.len(), 0, 0]);
@@ -164,7 +162,7 @@ fn become_function(control: usize) -> Option<Failure> {
     if received < 0 {
         return Some(Failure(b"recvmsg", received));
     }
-    let failure = match place(&rights) {
+    let failure = match placed(&rights) {
         Ok(executable) => execute(executable, received as usize),
         Err(failure) => failure,
     };
@@ -183,21 +181,24 @@ fn counts() -> Counts {
     }
 }
 
-/// Which descriptor is which.
-fn sort(rights: &Rights) -> Option<Placed> {
-    let [first, second, third, fourth] = rights.descriptors;
-    let (came, placed) = match counts().descriptors {
-        0 => (2, Placed { stdout: first, stderr: second, executable: None }),
-        WITH_LISTENER => (3, Placed { stdout: second, stderr: third, executable: None }),
-        WITH_EXECUTABLE => (3, Placed { stdout: first, stderr: second, executable: Some(third) }),
-        _ => (4, Placed { stdout: second, stderr: third, executable: Some(fourth) }),
-    };
+/// Whether what came is what was announced, at the places where the function has it. The executable is the last.
+fn placed(rights: &Rights) -> Result<Option<i32>, Failure> {
+    let kinds = counts().descriptors;
+    let came = 2 + usize::from(kinds & WITH_LISTENER != 0) + usize::from(kinds & WITH_EXECUTABLE != 0);
     let whole = rights.length == size_of::<Rights>() - (4 - came) * size_of::<i32>()
         && rights.level == SOL_SOCKET
         && rights.kind == SCM_RIGHTS
-        // The lowest free descriptor is 3, and the listener is the first that comes.
-        && first == LISTENER;
-    whole.then_some(placed)
+        && rights.descriptors[0] == STDOUT;
+    if !whole {
+        return Err(Failure(b"descriptors", EBADMSG));
+    }
+    if kinds & WITH_EXECUTABLE == 0 {
+        return Ok(None);
+    }
+    // STDOUT is the first of `came` in a row.
+    let executable = came as i32;
+    check(b"fcntl", call(number::FCNTL, [executable as usize, F_SETFD, FD_CLOEXEC, 0, 0]))?;
+    Ok(Some(executable))
 }
 
 fn receive(control: usize, rights: &mut Rights) -> isize {
@@ -212,23 +213,11 @@ fn receive(control: usize, rights: &mut Rights) -> isize {
         flags: 0,
     };
     loop {
-        let received =
-            call(number::RECVMSG, [control, addr_of_mut!(header) as usize, MSG_CMSG_CLOEXEC, 0, 0]);
+        let received = call(number::RECVMSG, [control, addr_of_mut!(header) as usize, 0, 0, 0]);
         if received != EINTR {
             return received;
         }
     }
-}
-
-/// Gives the function its listener and outputs; everything else closes on exec. Answers the executable.
-fn place(rights: &Rights) -> Result<Option<i32>, Failure> {
-    let Some(placed) = sort(rights) else { return Err(Failure(b"descriptors", EBADMSG)) };
-    if counts().descriptors & WITH_LISTENER != 0 {
-        check(b"fcntl", call(number::FCNTL, [LISTENER as usize, F_SETFD, 0, 0, 0]))?;
-    }
-    check(b"dup3", call(number::DUP3, [placed.stdout as usize, 1, 0, 0, 0]))?;
-    check(b"dup3", call(number::DUP3, [placed.stderr as usize, 2, 0, 0, 0]))?;
-    Ok(placed.executable)
 }
 
 fn execute(executable: Option<i32>, length: usize) -> Failure {

@@ -15,7 +15,7 @@ use baton_pool::client::{Pool, PoolConfig};
 use baton_pool::daemon::sweep::{RunLock, sweep};
 use baton_pool::lease::Lease;
 use baton_pool::protocol::{self, Root};
-use baton_pool::schedule::{Cause, Counts, FunctionId, KeepAlive};
+use baton_pool::schedule::{Cause, Counts, FunctionId, KeepAlive, Statistics};
 use baton_pool::spec::{FunctionSpec, Listen};
 use baton_pool::way::Stream;
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, posix_spawn};
@@ -162,9 +162,8 @@ impl House {
             let Counts { creating, parked, starting, draining, removing, .. } = *counts;
             creating + starting + draining + removing == 0 && parked == self.parked
         };
-        let mut statistics = self.pool.statistics();
-        let rested = statistics.wait_for(|it| it.ready && rests(&it.total));
-        tokio::time::timeout(PATIENCE, rested).await.context("the pool comes to no rest")??;
+        let rested = self.pool.until(|it| it.ready && rests(&it.total));
+        tokio::time::timeout(PATIENCE, rested).await.context("the pool comes to no rest")?;
         Ok(())
     }
 
@@ -196,10 +195,10 @@ impl House {
         function: FunctionId,
         frozen: bool,
     ) -> anyhow::Result<Start> {
-        let mut statistics = self.pool.statistics();
-        statistics
-            .wait_for(|it| it.functions.get(&function).is_some_and(|of| (of.frozen == 1) == frozen))
-            .await?;
+        let there = |it: &Statistics| {
+            it.functions.get(&function).is_some_and(|of| (of.frozen == 1) == frozen)
+        };
+        self.pool.until(there).await;
         place
             .measure(async {
                 let lease = self.pool.try_lease(function).context("the sandbox is gone")?;

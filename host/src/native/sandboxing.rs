@@ -234,7 +234,6 @@ impl Sandboxing {
     #[must_use]
     pub fn gauges(&self) -> Gauges {
         let statistics = self.pool.statistics();
-        let statistics = statistics.borrow();
         let Counts { creating, parked, starting, warm, frozen, draining, removing } =
             statistics.total;
         let states = [
@@ -323,7 +322,7 @@ impl Native {
     #[must_use]
     pub fn statistics(&self) -> Value {
         let statistics = self.sandboxing.pool.statistics();
-        let counts = statistics.borrow().functions.get(&self.id).copied();
+        let counts = statistics.functions.get(&self.id).copied();
         counts.as_ref().map(by_state).unwrap_or_default()
     }
 

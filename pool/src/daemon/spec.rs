@@ -51,6 +51,7 @@ pub(super) fn runtime(sandbox: &Sandbox<'_>, seccomp: &Value) -> Value {
             "capabilities": { "bounding": [], "effective": [], "inheritable": [], "permitted": [], "ambient": [] },
             "noNewPrivileges": true,
             "oomScoreAdj": OOM_SCORE,
+            "rlimits": [{ "type": "RLIMIT_CORE", "soft": 0, "hard": 0 }],
         },
         "mounts": mounts(sandbox.scratch),
         "linux": {

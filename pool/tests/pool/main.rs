@@ -114,7 +114,7 @@ impl House {
 
     /// Waits until the daemon takes orders.
     async fn ready(&self) {
-        self.pool.statistics().wait_for(|statistics| statistics.ready).await.unwrap();
+        self.pool.until(|statistics| statistics.ready).await;
     }
 
     /// Ends the pool and its daemon and checks that nothing is left of either.
@@ -304,7 +304,7 @@ async fn the_end_of_the_daemon_takes_frozen_sandboxes_with_it() {
     let (function, old) = frozen(&house, hello()).await;
     house.daemon.kill().unwrap();
     house.daemon.wait().unwrap();
-    house.pool.statistics().wait_for(|statistics| !statistics.ready).await.unwrap();
+    house.pool.until(|statistics| !statistics.ready).await;
     let (daemon, host) = start_daemon(&house.run);
     house.daemon = daemon;
     house.pool.connect(host);
@@ -414,7 +414,7 @@ async fn requests_outlive_a_killed_daemon_and_the_next_one_serves_on() {
 
     house.daemon.kill().unwrap();
     house.daemon.wait().unwrap();
-    house.pool.statistics().wait_for(|statistics| !statistics.ready).await.unwrap();
+    house.pool.until(|statistics| !statistics.ready).await;
     assert_eq!(get(&lease, "/").await.unwrap(), "hello");
 
     let (daemon, host) = start_daemon(&house.run);
