@@ -1,5 +1,8 @@
 //! Variants take turns, so that what drifts on the machine drifts for all of them.
 
+use rand::SeedableRng as _;
+use rand::rngs::ChaCha8Rng;
+use rand::seq::SliceRandom as _;
 use serde::Serialize;
 
 use crate::progress::Progress;
@@ -12,8 +15,12 @@ pub struct Rounds<M> {
     pub variants: Vec<Vec<M>>,
 }
 
-/// Measures every variant once a round. Every other round goes through them backwards, so that none
-/// always follows the same one.
+/// Of the orders: two runs of a bench take the same turns.
+const SEED: u64 = 42;
+
+/// Measures every variant once a round. The order is drawn by lot, so that none always follows the same one: what was
+/// done just before is still in the caches. Every other round goes through the order of the last one backwards, so that
+/// what drifts meanwhile drifts for all.
 ///
 /// # Errors
 /// The first that a measurement ends with.
@@ -25,10 +32,14 @@ pub fn interleave<V, M>(
 ) -> anyhow::Result<Rounds<M>> {
     let mut measured: Vec<Vec<M>> = variants.iter().map(|_| Vec::with_capacity(rounds)).collect();
     let bar = progress.steps(rounds * variants.len());
+    let mut lot = ChaCha8Rng::seed_from_u64(SEED);
+    let mut order: Vec<usize> = (0..variants.len()).collect();
     for round in 0..rounds {
-        let count = variants.len();
-        for turn in 0..count {
-            let index = if round.is_multiple_of(2) { turn } else { count - 1 - turn };
+        match round.is_multiple_of(2) {
+            true => order.shuffle(&mut lot),
+            false => order.reverse(),
+        }
+        for &index in &order {
             measured[index].push(measure(&mut variants[index], round)?);
             bar.inc(1);
         }
@@ -59,15 +70,31 @@ impl<M> Rounds<M> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn variants_take_turns_and_every_other_round_is_reversed() {
-        let mut order = Vec::new();
-        let mut variants = ["a", "b", "c"];
-        let rounds = interleave(&mut variants, 2, &Progress::hidden(), |variant, round| {
-            order.push(format!("{variant}{round}"));
-            Ok(round)
+    /// Who took the turns, round by round.
+    fn turns(variants: usize, rounds: usize) -> Vec<Vec<usize>> {
+        let mut taken = vec![Vec::new(); rounds];
+        let mut variants: Vec<usize> = (0..variants).collect();
+        let measured = interleave(&mut variants, rounds, &Progress::hidden(), |variant, round| {
+            taken[round].push(*variant);
+            Ok((*variant, round))
         });
-        assert_eq!(order, ["a0", "b0", "c0", "c1", "b1", "a1"]);
-        assert_eq!(rounds.expect("no failure").variants, [[0, 1], [0, 1], [0, 1]]);
+        for (variant, measured) in measured.expect("no failure").variants.iter().enumerate() {
+            assert!(measured.iter().copied().eq((0..rounds).map(|round| (variant, round))));
+        }
+        taken
+    }
+
+    #[test]
+    fn every_other_round_is_the_one_before_it_backwards() {
+        for pair in turns(5, 20).chunks(2) {
+            assert!(pair[0].iter().eq(pair[1].iter().rev()));
+        }
+    }
+
+    #[test]
+    fn every_variant_follows_every_other_one() {
+        let turns = turns(5, 100).concat();
+        let follows = |a, b| turns.windows(2).any(|pair| pair == [a, b]);
+        assert!((0..5).all(|a| (0..5).all(|b| follows(a, b))));
     }
 }

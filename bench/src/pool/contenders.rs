@@ -30,7 +30,7 @@ const FIRST_UID: u32 = 0x6fff_0000;
 pub(super) enum Contender {
     /// The same server as a process without any isolation.
     Spawn,
-    /// The same with the preamble done before the measurement begins, as a parked sandbox has it.
+    /// The same with its socket and pipes made before the measurement begins, as a parked sandbox has them.
     SpawnAhead,
     /// As that, of the server that is linked dynamically.
     SpawnDynamic,
@@ -41,7 +41,7 @@ pub(super) enum Contender {
 }
 
 /// What every start has: a listener that will be descriptor 3, a connection in it, and the standard streams.
-struct Preamble {
+struct Fittings {
     listener: UnixListener,
     connection: UnixStream,
     stdin: io::PipeReader,
@@ -56,7 +56,7 @@ pub(super) struct Prepared<'a> {
     bundle: PathBuf,
     program: PathBuf,
     arguments: Vec<String>,
-    preamble: Option<Preamble>,
+    fittings: Option<Fittings>,
 }
 
 /// A process that was started.
@@ -114,8 +114,8 @@ impl Contender {
             arguments.extend(self.arguments(&bundle, &id));
         }
         let ahead = self.is_bare() && self != Self::Spawn;
-        let preamble = ahead.then(|| Preamble::make(&bundle)).transpose()?;
-        Ok(Prepared { contender: self, place, id, bundle, program, arguments, preamble })
+        let fittings = ahead.then(|| Fittings::make(&bundle)).transpose()?;
+        Ok(Prepared { contender: self, place, id, bundle, program, arguments, fittings })
     }
 
     fn arguments(self, bundle: &Path, id: &str) -> Vec<String> {
@@ -173,11 +173,11 @@ impl Contender {
 impl Prepared<'_> {
     /// Starts it, asks it once and ends it.
     pub(super) async fn start(self) -> anyhow::Result<Start> {
-        let Self { contender, place, id, bundle, program, arguments, preamble } = self;
+        let Self { contender, place, id, bundle, program, arguments, fittings } = self;
         let mut held = None;
         let start = place.measure(async {
-            let preamble = preamble.map_or_else(|| Preamble::make(&bundle), Ok)?;
-            let started = held.insert(preamble.spawn(&program, &arguments)?);
+            let fittings = fittings.map_or_else(|| Fittings::make(&bundle), Ok)?;
+            let started = held.insert(fittings.spawn(&program, &arguments)?);
             Ok(get(&mut started.connection).await?)
         });
         let start = start.await;
@@ -205,7 +205,7 @@ fn which(name: &Path) -> Option<PathBuf> {
     std::env::split_paths(&path).map(|directory| directory.join(name)).find(|path| path.exists())
 }
 
-impl Preamble {
+impl Fittings {
     fn make(name: &Path) -> anyhow::Result<Self> {
         let socket = name.with_extension("sock");
         let listener = UnixListener::bind(&socket)?;
