@@ -41,6 +41,19 @@ pub enum Command {
     /// A server with nothing behind it (started by benches)
     #[command(hide = true)]
     Bare,
+    /// A relay to a Unix socket that understands nothing (started by benches)
+    #[command(hide = true)]
+    Relay(RelayArguments),
+}
+
+/// `baton-bench relay`.
+#[derive(Debug, Args)]
+pub struct RelayArguments {
+    /// Where the function listens
+    pub to: std::path::PathBuf,
+    /// Hand bytes on within the kernel
+    #[arg(long)]
+    pub splice: bool,
 }
 
 /// `baton-bench container`.

@@ -31,6 +31,7 @@ pub mod paper;
 pub mod patterns;
 pub mod pool;
 pub mod progress;
+pub mod relay;
 pub mod report;
 pub mod results;
 pub mod run;

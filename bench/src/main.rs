@@ -5,10 +5,11 @@ use std::process::ExitCode;
 
 use baton_bench::bare;
 use baton_bench::bench::{self, BENCHES, Session};
-use baton_bench::cli::{BenchArguments, Cli, Command, ContainerArguments};
+use baton_bench::cli::{BenchArguments, Cli, Command, ContainerArguments, RelayArguments};
 use baton_bench::output::OutputArguments;
+use baton_bench::relay::Manner;
 use baton_bench::results::Results;
-use baton_bench::{characterize, compare, paper, pool, report, run, trace};
+use baton_bench::{characterize, compare, paper, pool, relay, report, run, trace};
 use clap::Parser as _;
 
 fn main() -> ExitCode {
@@ -31,6 +32,9 @@ fn main() -> ExitCode {
         Command::Trace(arguments) => trace::replay::run(&arguments)
             .and_then(|(text, partial)| say(&text).and_then(|()| whole(partial))),
         Command::Bare => bare::serve(),
+        Command::Relay(RelayArguments { to, splice }) => {
+            relay::serve(&to, if splice { Manner::Spliced } else { Manner::Copied })
+        }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

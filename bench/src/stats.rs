@@ -111,6 +111,34 @@ pub fn ratio_of(a: &[f64], b: &[f64], seed: u64, statistic: impl Fn(&[f64]) -> f
     })
 }
 
+/// A statistic of all of `a` over the same of all of `b`, both measured in the same rounds, with its interval: rounds are
+/// drawn, both variants of one together, and measurements within each. What is peculiar to a round's processes would
+/// pass for certainty if all measurements were drawn from one heap.
+///
+/// # Panics
+/// When there are not as many rounds of one as of the other.
+#[must_use]
+pub fn ratio_over_rounds(
+    a: &[Vec<f64>],
+    b: &[Vec<f64>],
+    seed: u64,
+    statistic: impl Fn(&[f64]) -> f64,
+) -> Estimate {
+    assert_eq!(a.len(), b.len(), "a round has both variants");
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    interval(statistic(&a.concat()) / statistic(&b.concat()), || {
+        let mut drawn = [Vec::new(), Vec::new()];
+        for _ in a {
+            let round = random.random_range(0..a.len());
+            for (drawn, from) in drawn.iter_mut().zip([&a[round], &b[round]]) {
+                drawn.extend(from.iter().map(|_| from[random.random_range(0..from.len())]));
+            }
+        }
+        let [a, b] = drawn;
+        statistic(&a) / statistic(&b)
+    })
+}
+
 fn interval(value: f64, mut resample: impl FnMut() -> f64) -> Estimate {
     if !value.is_finite() {
         return Estimate::from(value);
@@ -220,6 +248,15 @@ mod tests {
     fn equal_values_differ_nowhere() {
         assert_eq!(mann_whitney(&[1.0; 8], &[1.0; 9]), 1.0);
         assert_eq!(mann_whitney(&[], &[1.0]), 1.0);
+    }
+
+    #[test]
+    fn a_ratio_is_as_unsure_as_its_rounds_differ() {
+        let (a, b) = ([vec![1.0; 50], vec![2.0; 50]], [vec![1.0; 50], vec![1.0; 50]]);
+        let rounds = ratio_over_rounds(&a, &b, 42, mean);
+        assert_eq!([rounds.low, rounds.value, rounds.high], [1.0, 1.5, 2.0]);
+        let heap = ratio_of(&a.concat(), &b.concat(), 42, mean);
+        assert!(heap.high - heap.low < 0.5);
     }
 
     proptest! {

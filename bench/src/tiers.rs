@@ -82,7 +82,7 @@ fn case(session: &Session, pattern: Pattern, workload: Workload) -> anyhow::Resu
     let minute = Duration::from_millis(session.either(250, 150));
     let mut policies = POLICIES;
     let rounds =
-        interleave(&mut policies, session.either(3, 1), &session.progress, |policy, n| {
+        interleave(&mut policies, session.either(5, 1), &session.progress, |policy, n| {
             let seed = session.seed.wrapping_add(n as u64);
             let trace = Trace::new(pattern, workload.parts, MINUTES, minute, seed);
             replay::run(session, policy, &trace)
@@ -95,10 +95,14 @@ impl Case {
         format!("{}, {}", self.pattern, self.workload)
     }
 
+    /// Latencies of a policy, round by round.
+    fn rounds(&self, policy: usize) -> Vec<Vec<f64>> {
+        self.rounds.variants[policy].iter().map(|run| run.latencies_ms.clone()).collect()
+    }
+
     /// Latencies of all rounds of a policy.
     fn latencies(&self, policy: usize) -> Vec<f64> {
-        let rounds = &self.rounds.variants[policy];
-        rounds.iter().flat_map(|run| run.latencies_ms.iter().copied()).collect()
+        self.rounds(policy).concat()
     }
 
     fn sum(&self, policy: usize, figure: impl Fn(&Run) -> f64) -> f64 {
@@ -107,9 +111,9 @@ impl Case {
 
     /// A statistic of adaptive over that of whichever other policy has the least.
     fn over_best(&self, seed: u64, statistic: fn(&[f64]) -> f64) -> Estimate {
-        let others = (0..ADAPTIVE).map(|policy| self.latencies(policy));
-        let best = others.min_by(|a, b| statistic(a).total_cmp(&statistic(b))).unwrap_or_default();
-        stats::ratio_of(&self.latencies(ADAPTIVE), &best, seed, statistic)
+        let of = |policy: &usize| statistic(&self.latencies(*policy));
+        let best = (0..ADAPTIVE).min_by(|a, b| of(a).total_cmp(&of(b))).unwrap_or_default();
+        stats::ratio_over_rounds(&self.rounds(ADAPTIVE), &self.rounds(best), seed, statistic)
     }
 }
 
@@ -168,8 +172,8 @@ fn bars(seed: u64, case: &Case, results: &mut Results) {
 /// The paper's: on a long function, against Wasm alone.
 fn headline(seed: u64, cases: &[Case], results: &mut Results) {
     for case in cases.iter().filter(|case| case.workload == "long") {
-        let (adaptive, wasm) = (case.latencies(ADAPTIVE), case.latencies(0));
-        let ratio = stats::ratio_of(&adaptive, &wasm, seed, stats::mean);
+        let (adaptive, wasm) = (case.rounds(ADAPTIVE), case.rounds(0));
+        let ratio = stats::ratio_over_rounds(&adaptive, &wasm, seed, stats::mean);
         let figure = format!("{}: mean, adaptive / wasm only", case.name());
         results.bars.push(Bar::at_most(figure, ratio, 0.57));
     }
