@@ -20,6 +20,10 @@ setup:
 build: setup functions
     cargo build {{everything}} --all-targets
 
+# Build the binary to install, target/dist/baton: a tenth less processor time a request, a quarter of an hour to build
+dist: setup
+    cargo build --profile dist --locked --package baton --bin baton
+
 # Build the functions only
 functions:
     @.config/functions
