@@ -6,6 +6,7 @@
 //! ```
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::pin::pin;
 use std::sync::Arc;
@@ -115,14 +116,11 @@ impl Listener {
         }
     }
 
-    async fn accept(&self, place: OwnedSemaphorePermit) -> io::Result<(Socket, Peer)> {
+    async fn accept(&self, place: OwnedSemaphorePermit) -> Accepted {
         match self {
             Self::Tcp(listener) => {
                 let (stream, client) = listener.accept().await?;
-                // Answers are written whole; waiting to fill a segment only delays them.
-                stream.set_nodelay(true)?;
-                let server = stream.local_addr().ok();
-                Ok((Socket::Tcp(stream), Peer::new(Some(client), server, place)))
+                accepted_by_tcp(stream, Some(client), place)
             }
             Self::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
@@ -130,6 +128,35 @@ impl Listener {
             }
         }
     }
+
+    /// A connection that waits already. For a listener that takes no more: tokio sees one of the Unix kind as readable for
+    /// ever, and would ask it again and again within one poll.
+    fn accept_now(&self, place: OwnedSemaphorePermit) -> Accepted {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, client) = SockRef::from(listener).accept()?;
+                stream.set_nonblocking(true)?;
+                accepted_by_tcp(TcpStream::from_std(stream.into())?, client.as_socket(), place)
+            }
+            Self::Unix(listener) => {
+                let (stream, _) = SockRef::from(listener).accept()?;
+                stream.set_nonblocking(true)?;
+                let stream = UnixStream::from_std(stream.into())?;
+                Ok((Socket::Unix(stream), Peer::new(None, None, place)))
+            }
+        }
+    }
+}
+
+fn accepted_by_tcp(
+    stream: TcpStream,
+    client: Option<SocketAddr>,
+    place: OwnedSemaphorePermit,
+) -> Accepted {
+    // Answers are written whole; waiting to fill a segment only delays them.
+    stream.set_nodelay(true)?;
+    let server = stream.local_addr().ok();
+    Ok((Socket::Tcp(stream), Peer::new(client, server, place)))
 }
 
 /// A client's connection before its protocol is known.
@@ -238,7 +265,9 @@ impl Server {
         }
         listener.take_no_more();
         // Whoever the kernel has accepted for us already is served.
-        while let Some(accepted @ Ok(_)) = now(self.accept_one(&listener)).await {
+        while let Ok(place) = Arc::clone(&self.connections).try_acquire_owned()
+            && let accepted @ Ok(_) = listener.accept_now(place)
+        {
             self.begin(accepted).await;
         }
     }
@@ -327,16 +356,6 @@ impl Server {
 
 type Accepted = io::Result<(Socket, Peer)>;
 
-/// What a future has ready at its first poll.
-async fn now<T>(future: impl Future<Output = T>) -> Option<T> {
-    let mut future = std::pin::pin!(future);
-    std::future::poll_fn(|cx| match future.as_mut().poll(cx) {
-        std::task::Poll::Ready(value) => std::task::Poll::Ready(Some(value)),
-        std::task::Poll::Pending => std::task::Poll::Ready(None),
-    })
-    .await
-}
-
 /// Listeners being served.
 pub struct Serving {
     acceptors: TaskTracker,
@@ -364,5 +383,42 @@ impl Serving {
         self.acceptors.wait().await;
         self.connections.close();
         self.connections.wait().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place() -> OwnedSemaphorePermit {
+        Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_unix_listener_that_takes_no_more_is_emptied_and_not_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("http.sock");
+        let listener = Listener::Unix(UnixListener::bind(&path).unwrap());
+        let _waiting = UnixStream::connect(&path).await.unwrap();
+        listener.take_no_more();
+        // The reactor learns of it.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert!(matches!(listener.accept_now(place()), Ok((Socket::Unix(_), _))));
+        let nobody = listener.accept_now(place()).err().unwrap();
+        assert!(matches!(nobody.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::InvalidInput));
+        assert!(UnixStream::connect(&path).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_tcp_listener_that_takes_no_more_is_emptied_and_not_waited_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let listener = Listener::Tcp(listener);
+        let waiting = TcpStream::connect(address).await.unwrap();
+        listener.take_no_more();
+        let (Socket::Tcp(_), peer) = listener.accept_now(place()).unwrap() else { panic!() };
+        assert_eq!(peer.client, waiting.local_addr().ok());
+        let nobody = listener.accept_now(place()).err().unwrap();
+        assert_eq!(nobody.kind(), io::ErrorKind::WouldBlock);
     }
 }
