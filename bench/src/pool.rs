@@ -3,7 +3,7 @@
 //!
 //! This bench asks no Baton over HTTP: what it measures ends at the sandbox, so it plays the host itself,
 //! with the host's pool and the daemon of `target/release/baton`. A start begins with the host's decision, has the same
-//! preamble as all others (another start or request, drawn by lot, then a rest: a spawn right after a spawn is a quarter
+//! preamble as all others (another start or request, drawn by lot, then a rest: a spawn right after a spawn is
 //! quicker), and ends with the first 200 of the same static server. What a process needs besides, a listening socket, a
 //! connection to it and two pipes, a parked sandbox has made before the decision. `posix_spawn` is measured both ways:
 //! it makes them after the decision, or has them already as well, which is the stricter measure.
