@@ -77,6 +77,9 @@ pub(super) fn tls(host: &manifest::Host) -> anyhow::Result<Option<TlsFiles>> {
     Ok(Some(files))
 }
 
+/// How often sealing is tried while pages are held.
+const SEAL_TRIES: u32 = 20;
+
 /// A sealed copy of the file at `path`.
 ///
 /// # Errors
@@ -101,15 +104,28 @@ fn copy(file: &mut File) -> io::Result<Artifact> {
         }
     }
     sealed.rewind()?;
-    let seals = SealFlag::F_SEAL_WRITE
-        | SealFlag::F_SEAL_SHRINK
-        | SealFlag::F_SEAL_GROW
-        | SealFlag::F_SEAL_SEAL;
-    fcntl(&sealed, FcntlArg::F_ADD_SEALS(seals))?;
+    add_seals(&sealed)?;
     // A descriptor that can be written keeps the file from being executed.
     let read_only =
         File::open(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&sealed)))?;
     Ok(Artifact { file: OwnedFd::from(read_only), digest: hex(&digest.finalize()) })
+}
+
+/// Nobody can change the file any more. The kernel answers EBUSY while somebody holds a page of it, as it does itself when
+/// it moves pages, and waits for that only some 150 ms.
+fn add_seals(file: &File) -> io::Result<()> {
+    let seals = SealFlag::F_SEAL_WRITE
+        | SealFlag::F_SEAL_SHRINK
+        | SealFlag::F_SEAL_GROW
+        | SealFlag::F_SEAL_SEAL;
+    let mut tries = SEAL_TRIES;
+    loop {
+        tries -= 1;
+        match fcntl(file, FcntlArg::F_ADD_SEALS(seals)) {
+            Err(nix::Error::EBUSY) if tries > 0 => {}
+            sealed => return Ok(sealed.map(drop)?),
+        }
+    }
 }
 
 fn memory_file() -> io::Result<File> {
@@ -166,4 +182,26 @@ pub fn open_cache(host: &manifest::Host) -> anyhow::Result<OwnedFd> {
          writable by nobody else"
     );
     Ok(opened.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_whose_page_somebody_holds_for_a_while_is_sealed_all_the_same() {
+        let mut file = memory_file().unwrap();
+        file.write_all(&[1; 4096]).unwrap();
+        let (pipe, writer) = io::pipe().unwrap();
+        let flags = rustix::pipe::SpliceFlags::empty();
+        // The page itself is in the pipe now.
+        assert_eq!(rustix::pipe::splice(&file, Some(&mut 0), &writer, None, 4096, flags), Ok(4096));
+        let holder = std::thread::spawn(move || {
+            std::thread::sleep(std::time::Duration::from_millis(400));
+            drop((pipe, writer));
+        });
+        add_seals(&file).unwrap();
+        holder.join().unwrap();
+        assert!(file.write_all(&[2]).is_err());
+    }
 }
