@@ -20,7 +20,7 @@ setup:
 build: setup functions
     cargo build {{everything}} --all-targets
 
-# Build the binary to install, target/dist/baton: a tenth less processor time a request, a quarter of an hour to build
+# Build the binary to install, target/dist/baton, optimised across crates; takes a quarter of an hour
 dist: setup
     cargo build --profile dist --locked --package baton --bin baton
 

@@ -7,8 +7,8 @@
 //! | all cores | run where the kernel puts them | the same, and sleeps until an answer is there |
 //!
 //! Throughput is compared on one core, where it is the processor time that counts; latency on all
-//! cores, as a client finds it that has one request at a time. Two relays that understand nothing of what they
-//! move show what can be had at all ([`crate::relay`]).
+//! cores, as a client finds it that has one request at a time. Two simple relays that understand nothing of
+//! what they move stand beside it ([`crate::relay`]); they are no floor.
 
 use std::net::TcpListener;
 use std::os::fd::{AsRawFd as _, OwnedFd};
