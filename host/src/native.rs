@@ -188,7 +188,7 @@ async fn forward(
         Ok(connection) => connection,
         Err(error) => {
             tracing::debug!(%error, "a sandbox was gone before a request had reached it");
-            return gone(function, &lease, request);
+            return gone(function, &lease, request).await;
         }
     };
     record.enter(Phase::Forward);
@@ -229,7 +229,7 @@ async fn forward(
         }
         Err(mut failed) => {
             if let Some(request) = failed.take_message() {
-                return gone(function, &lease, request);
+                return gone(function, &lease, request).await;
             }
             let failed = failed.into_error();
             record.out_of_memory = lease.ran_out_of_memory().await;
@@ -243,7 +243,7 @@ async fn forward(
             match again.and_then(|head| Some((head, intake.reader()?))) {
                 Some((head, body)) => {
                     record.retried = !untouched;
-                    gone(function, &lease, head.map(|()| body))
+                    gone(function, &lease, head.map(|()| body)).await
                 }
                 _ if record.out_of_memory => Attempt::Failed(out_of_memory(function)),
                 _ => Attempt::Failed(problem(&failed, &lease)),
@@ -253,17 +253,17 @@ async fn forward(
 }
 
 /// The sandbox is gone: the component answers, if there is one.
-fn gone(function: &Function, lease: &Lease, request: Request<RequestBody>) -> Attempt {
+async fn gone(function: &Function, lease: &Lease, request: Request<RequestBody>) -> Attempt {
     if function.component.is_some() {
         return Attempt::Declined(request, Reason::SandboxGone);
     }
-    Attempt::Failed(crashed(lease, "the function ended before it had answered"))
+    Attempt::Failed(crashed(lease.ended().await, "the function ended before it had answered"))
 }
 
 /// What is known of a sandbox's end is more than what was seen of it.
-fn crashed(lease: &Lease, seen: &'static str) -> Problem {
-    match lease.ending() {
-        Some(reason @ Ending::NeverAccepted) => {
+fn crashed(ended: Option<Ending>, seen: &'static str) -> Problem {
+    match ended {
+        Some(reason @ (Ending::NeverAccepted | Ending::Start(_))) => {
             Problem::new(Kind::Crashed, format!("the function does not start: {reason}"))
         }
         Some(reason) => Problem::new(Kind::Crashed, format!("{seen}: {reason}")),
@@ -280,7 +280,7 @@ fn problem(error: &hyper::Error, lease: &Lease) -> Problem {
     if error.is_parse() || error.is_parse_too_large() || error.is_parse_status() {
         return Problem::new(Kind::InvalidResponse, "the function's answer is not HTTP");
     }
-    crashed(lease, "the function closed the connection before it had answered")
+    crashed(lease.ending(), "the function closed the connection before it had answered")
 }
 
 /// A connection that an earlier request left and that is still good, else a new one, which the

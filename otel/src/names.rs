@@ -65,9 +65,9 @@ names! {
     SANDBOX_CREATE_LISTEN = "baton.sandbox.create.listen";
     /// Opening the files of its limits for the host.
     SANDBOX_CREATE_OPEN_LIMITS = "baton.sandbox.create.open_limits";
-    /// Turning a parked sandbox into one of this function: limits written, executable started.
+    /// Turning a parked sandbox into one of this function: limits written, executable handed over.
     SANDBOX_ACTIVATE = "baton.sandbox.activate";
-    /// Waiting until the function accepts its first connection.
+    /// From then until the function accepts its first connection.
     SANDBOX_READY = "baton.sandbox.ready";
     /// Freezing an idle sandbox.
     SANDBOX_FREEZE = "baton.sandbox.freeze";

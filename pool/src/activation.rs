@@ -136,11 +136,6 @@ impl Parked {
         }
     }
 
-    /// The stub's socket: once the function was handed over, readable when the outcome is known.
-    pub fn control(&self) -> BorrowedFd<'_> {
-        self.control.as_fd()
-    }
-
     /// The sandbox's init: readable once it has ended.
     pub fn pidfd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()

@@ -270,7 +270,7 @@ impl<C: Send + 'static> Pool<C> {
         let now = Instant::now();
         let mut inner = self.shared.lock();
         let id = inner.schedule.try_lease(now, function)?;
-        // Whatever is warm was executed, and then its endpoint was noted.
+        // Whatever is warm was handed over, and then its endpoint was noted.
         let endpoint = Arc::clone(inner.records.get(&id)?.endpoint.as_ref()?);
         drop(inner);
         Some(Lease::new(Arc::clone(&self.shared), endpoint, false))
@@ -464,7 +464,7 @@ impl<C: Send + 'static> Shared<C> {
     }
 
     /// Notes how the function in a sandbox is reached, given how it came so far.
-    pub(crate) fn executed(
+    pub(crate) fn handed_over(
         self: &Arc<Self>,
         id: SandboxId,
         endpoint: impl FnOnce(Vec<Phase>) -> Endpoint<C>,
@@ -475,7 +475,7 @@ impl<C: Send + 'static> Shared<C> {
                 record.phases.clone_from(&endpoint.phases);
                 record.endpoint = Some(Arc::new(endpoint));
             }
-            Event::Executed(id)
+            Event::HandedOver(id)
         });
     }
 
@@ -487,6 +487,11 @@ impl<C: Send + 'static> Shared<C> {
             }
             Event::Accepted(id)
         });
+    }
+
+    /// Whether a request has the first connection to the function in a sandbox.
+    pub(crate) fn first_is_taken(&self, id: SandboxId) -> bool {
+        self.endpoint(id).is_some_and(|endpoint| endpoint.first_is_taken())
     }
 
     /// The init of a sandbox.
@@ -696,7 +701,7 @@ mod tests {
             match effect {
                 Effect::Create { sandbox, .. } => shared.parked(sandbox, 7, Vec::new()),
                 Effect::Activate { sandbox, .. } => {
-                    shared.executed(sandbox, |phases| endpoint(sandbox, phases));
+                    shared.handed_over(sandbox, |phases| endpoint(sandbox, phases));
                     let now = SystemTime::now();
                     let phase = Phase { name: "ready".to_owned(), start: now, end: now };
                     shared.accepted(sandbox, phase);

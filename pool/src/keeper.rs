@@ -1,16 +1,19 @@
 //! The task that starts one function in one sandbox and stays with it until its process has ended.
 //!
 //! ```text
-//! its berth (berth.rs) ─▶ activate ─▶ exec answered ─▶ Executed ─▶ backlog empty ─▶ Accepted ─▶ process ended
-//!        └─────────────┴─────────────┴─▶ StartFailed                                         └─▶ Died
+//! its berth (berth.rs) ─▶ activate ─▶ HandedOver ─▶ backlog empty ─▶ Accepted ─▶ process ended ─▶ Died
+//!        └─────────────┴─▶ StartFailed    └─▶ process ended ─▶ StartFailed, by what the stub has said, or Died
 //! ```
-//! A function that makes its own socket is connected to until that succeeds, and is Executed and Accepted then. One
+//! A function that makes its own socket is connected to until that succeeds, and is HandedOver and Accepted then. One
 //! with a root gets that first.
+//!
+//! Nothing wakes the host when the function is executed: that would take the core from it before its first
+//! instruction. Whoever waits has written its request by then, and a stub that cannot execute the function ends.
 //!
 //! However the task ends, the schedule hears of it: no sandbox is without a keeper. The driver
 //! tells nobody that a sandbox is gone before its keeper has said all.
 
-use crate::activation::{Activating, Freezer, Parked, Start, StartFailure};
+use crate::activation::{Activating, Freezer, Parked, Start};
 use crate::berth::{Berth, BerthError, Door, Name};
 use crate::client::{PoolEvent, Shared};
 use crate::ice::Ice;
@@ -20,7 +23,7 @@ use crate::pause::Pauses;
 use crate::protocol::{Question, SandboxId};
 use crate::schedule::{Event, FunctionId};
 use crate::spec::{EGRESS_PORT, Egress, FunctionSpec, Listen, Serving};
-use crate::warm::{Backlog, LOOK};
+use crate::warm::{Backlog, FIRST, LOOK};
 use crate::way::{self, CLIENTS, Way};
 use std::error::Error;
 use std::io::{self, ErrorKind};
@@ -51,15 +54,11 @@ enum StartError {
     Output(#[source] io::Error),
     #[error("cannot hand the function to its sandbox")]
     Activate(#[source] io::Error),
-    #[error("cannot watch the sandbox")]
-    Watch(#[source] io::Error),
-    #[error("cannot execute")]
-    Execute(#[source] StartFailure),
     #[error("cannot listen for what the function asks of others")]
     Egress(#[source] io::Error),
 }
 
-/// A function that was executed.
+/// A function that was handed to its sandbox.
 struct Process {
     /// Readable once it has ended.
     end: AsyncFd<OwnedFd>,
@@ -74,21 +73,21 @@ struct Process {
 
 /// What a start is done with: closed a while after the function accepts, or when it has ended.
 struct StartedWith {
-    _activating: Activating,
-    _outcome: AsyncFd<OwnedFd>,
+    activating: Activating,
     _outputs: [OwnedFd; 2],
 }
 
 /// How it is found out that a function accepts.
 enum Readiness {
     /// A connection made before its start leaves the backlog of its listener.
-    Backlog(Backlog),
-    /// A connection to its own socket succeeds. Sockets for TCP, and what came of the execution.
-    Connect(Vec<OwnedFd>, Executed),
+    /// How long it is left alone before the first look.
+    Backlog(Backlog, Duration),
+    /// A connection to its own socket succeeds. Sockets for TCP, and what came of the activation.
+    Connect(Vec<OwnedFd>, HandedOver),
 }
 
-/// What came of an execution.
-struct Executed {
+/// What came of an activation.
+struct HandedOver {
     activated: Phase,
     freezer: Option<Freezer>,
 }
@@ -155,7 +154,7 @@ impl<C: Send + 'static> Keeper<C> {
             Some(berth) => berth,
             None => Berth::make(inherits.then_some(self.path.as_path()), &parked)?,
         };
-        let Berth { door, outcome, end, stdout, stderr } = berth;
+        let Berth { door, end, stdout, stderr } = berth;
         let door = door.filter(|_| inherits);
         if self.spec.root.is_some() {
             // Servers open their log by name, /dev/stderr, and are not the owner of the pipe behind it.
@@ -176,32 +175,30 @@ impl<C: Send + 'static> Keeper<C> {
                 limits: self.spec.limits,
             })
             .map_err(StartError::Activate)?;
-        executed(&activating, &outcome).await?;
         // While this process holds the listener too, whoever connects would not see that the function has closed it.
         let door = door.map(|Door { listener: _, backlog, first, name }| (backlog, first, name));
         let activated = Phase { name: "activate".to_owned(), start: began, end: SystemTime::now() };
-        let executed = Executed { activated, freezer: activating.take_freezer() };
+        let handed_over = HandedOver { activated, freezer: activating.take_freezer() };
         let (readiness, name) = match door {
             Some((backlog, first, name)) => {
-                self.executed(Way::Inherited(self.path.clone()), first, executed);
+                self.handed_over(Way::Inherited(self.path.clone()), first, handed_over);
                 // Whoever waits for it writes its request first: it is to be there when the function accepts.
                 tokio::task::yield_now().await;
-                (Readiness::Backlog(backlog), Some(name))
+                // A request tells when it is read, and may lose its core to a look.
+                let asked = self.shared.first_is_taken(self.id);
+                let alone = if asked { LOOK.1 } else { FIRST };
+                (Readiness::Backlog(backlog, alone), Some(name))
             }
-            None => (Readiness::Connect(sockets, executed), None),
+            None => (Readiness::Connect(sockets, handed_over), None),
         };
-        let started_with = StartedWith {
-            _activating: activating,
-            _outcome: outcome,
-            _outputs: [stdout.writer, stderr.writer],
-        };
+        let started_with = StartedWith { activating, _outputs: [stdout.writer, stderr.writer] };
         let (stdout, stderr) = (stdout.reader, stderr.reader);
         Ok(Process { end, readiness, stdout, stderr, egress, started_with, _name: name })
     }
 
-    fn executed(&self, way: Way, first: way::Stream, executed: Executed) {
-        self.shared.executed(self.id, |mut phases| {
-            phases.push(executed.activated);
+    fn handed_over(&self, way: Way, first: way::Stream, handed_over: HandedOver) {
+        self.shared.handed_over(self.id, |mut phases| {
+            phases.push(handed_over.activated);
             Endpoint {
                 id: self.id,
                 pid: self.pid,
@@ -210,7 +207,7 @@ impl<C: Send + 'static> Keeper<C> {
                 idle: Mutex::new(Vec::new()),
                 idle_max: usize::try_from(self.spec.concurrency.max(1)).unwrap_or(usize::MAX),
                 phases,
-                ice: Ice::new(executed.freezer),
+                ice: Ice::new(handed_over.freezer),
                 end: SetOnce::new(),
             }
         });
@@ -243,10 +240,10 @@ impl<C: Send + 'static> Keeper<C> {
     /// Waits until the function accepts.
     async fn ready(&self, readiness: Readiness) -> io::Result<()> {
         match readiness {
-            Readiness::Backlog(backlog) => backlog.emptied().await,
-            Readiness::Connect(sockets, executed) => {
+            Readiness::Backlog(backlog, alone) => backlog.emptied(alone).await,
+            Readiness::Connect(sockets, handed_over) => {
                 let (way, first) = self.connected(sockets).await?;
-                self.executed(way, first, executed);
+                self.handed_over(way, first, handed_over);
                 Ok(())
             }
         }
@@ -282,10 +279,15 @@ impl<C: Send + 'static> Keeper<C> {
         let died = async || end.readable().await.map(drop);
         tokio::select! {
             biased;
-            _ = died() => {}
+            _ = died() => {
+                if let Ok(Err(failure)) = started_with.activating.outcome() {
+                    let failure = format!("cannot execute: {failure}");
+                    self.shared.tell(Event::StartFailed(self.id, failure));
+                }
+            }
             looked = self.ready(readiness) => {
                 if let Err(error) = looked {
-                    // Then exec has to do: the backlog absorbs the rest.
+                    // Then the handing over has to do: the backlog absorbs the rest.
                     tracing::warn!(%error, "cannot see whether a function accepts");
                 }
                 self.shared.accepted(self.id, Phase {
@@ -315,18 +317,6 @@ impl<C: Send + 'static> Keeper<C> {
         });
         if let Err(error) = said.await {
             tracing::warn!(%error, %sandbox, "lost a function's output");
-        }
-    }
-}
-
-/// Waits for the outcome of exec, which `outcome` tells of.
-async fn executed(activating: &Activating, outcome: &AsyncFd<OwnedFd>) -> Result<(), StartError> {
-    loop {
-        let mut ready = outcome.readable().await.map_err(StartError::Watch)?;
-        match activating.outcome() {
-            Err(error) if error.kind() == ErrorKind::WouldBlock => ready.clear_ready(),
-            Err(error) => return Err(StartError::Watch(error)),
-            Ok(outcome) => return outcome.map_err(StartError::Execute),
         }
     }
 }

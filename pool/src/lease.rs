@@ -17,6 +17,9 @@ use tokio::time::timeout;
 /// How long the daemon's word about a sandbox that it has removed may be on its way.
 const WORD_MAX: Duration = Duration::from_secs(1);
 
+/// How long after the connections of a sandbox its end may be heard of.
+const BREAK_MAX: Duration = Duration::from_millis(100);
+
 /// One phase of a start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Phase {
@@ -50,6 +53,10 @@ impl<C> Endpoint<C> {
     pub(crate) fn drop_idle(&self) {
         let idle = std::mem::take(&mut *self.idle.lock().unwrap_or_else(PoisonError::into_inner));
         drop(idle);
+    }
+
+    pub(crate) fn first_is_taken(&self) -> bool {
+        self.first.lock().unwrap_or_else(PoisonError::into_inner).is_none()
     }
 
     pub(crate) fn take_first(&self) -> Option<Stream> {
@@ -140,6 +147,15 @@ impl<C: Send + 'static> Lease<C> {
         self.thawed.as_ref()
     }
 
+    /// Why the sandbox ends or has ended, waited for a moment: its connections break before the pool hears of it.
+    pub async fn ended(&self) -> Option<Reason> {
+        if self.ending().is_none() {
+            // What it waits for is the last that becomes known.
+            let _ = timeout(BREAK_MAX, self.endpoint.end.wait()).await;
+        }
+        self.ending()
+    }
+
     /// Reads what the sandbox uses.
     pub fn meter(&self) -> Meter {
         self.shared.meters.of(self.endpoint.pid)
@@ -161,7 +177,7 @@ impl<C: Send + 'static> Lease<C> {
         told.is_ok_and(|reason| *reason == Reason::OutOfMemory)
     }
 
-    /// How the sandbox came to be, up to the function's exec.
+    /// How the sandbox came to be, up to the handing over of the function.
     pub fn phases(&self) -> &[Phase] {
         &self.endpoint.phases
     }

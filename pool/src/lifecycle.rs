@@ -6,7 +6,7 @@
 //!    │          │           │            ├────────┼──▶ Draining
 //!    └──────────┴───────────┴────────────┴────────┴──▶ Removing ─▶ Removed
 //! ```
-//! `Starting` lies between the `exec` of the function and its first `accept`: who waits for a
+//! `Starting` lies between the handing over of the function and its first `accept`: who waits for a
 //! sandbox may have it then, because the backlog absorbs the start; who would rather run
 //! elsewhere waits for `Idle`. `Draining` still answers the requests it has and gets no other.
 //! Once a sandbox is on its way out nothing brings it back, so late news about it is no fault.
@@ -20,7 +20,7 @@ pub enum State {
     Creating,
     /// Generic and ready: its stub waits for a function.
     Parked,
-    /// The function was sent to the stub; `exec` has not answered yet.
+    /// The function is being handed to the stub.
     Activating,
     /// The function runs but has not accepted a connection yet.
     Starting(u32),
@@ -45,8 +45,8 @@ pub enum Event {
     Created,
     /// A function is given to it.
     Activate,
-    /// The function's `exec` succeeded.
-    Executed,
+    /// The stub was sent the function.
+    HandedOver,
     /// The function accepted its first connection.
     Accepted,
     /// A request gets it.
@@ -91,7 +91,7 @@ impl State {
 
             (Creating, Event::Created) => Some(Parked),
             (Parked, Event::Activate) => Some(Activating),
-            (Activating, Event::Executed) => Some(Starting(0)),
+            (Activating, Event::HandedOver) => Some(Starting(0)),
             (Creating | Parked | Activating, Event::Drain) => Some(Removing),
 
             (Starting(leases), Event::Accepted) => Some(Self::warm(leases)),
@@ -118,7 +118,7 @@ impl State {
             (
                 Removing,
                 Event::Created
-                | Event::Executed
+                | Event::HandedOver
                 | Event::Accepted
                 | Event::Release
                 | Event::Taint
@@ -198,7 +198,7 @@ mod tests {
         let events = [
             Event::Created,
             Event::Activate,
-            Event::Executed,
+            Event::HandedOver,
             Event::Accepted,
             Event::Lease,
             Event::Release,
@@ -230,7 +230,7 @@ mod tests {
           Remove -> Removing
           Gone -> Removed
         Activating
-          Executed -> Starting(0)
+          HandedOver -> Starting(0)
           Drain -> Removing
           Remove -> Removing
           Gone -> Removed
@@ -297,7 +297,7 @@ mod tests {
           Gone -> Removed
         Removing
           Created -> Removing
-          Executed -> Removing
+          HandedOver -> Removing
           Accepted -> Removing
           Release -> Removing
           Taint -> Removing

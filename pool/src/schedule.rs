@@ -146,11 +146,11 @@ impl Schedule {
                 self.creation.succeed();
             }
             Event::CreateFailed(id, error) => self.create_failed(now, id, error, effects),
-            Event::Executed(id) => {
+            Event::HandedOver(id) => {
                 if let Some(owner) = self.owner_mut(id) {
-                    owner.executed = Some(now);
+                    owner.handed_over = Some(now);
                 }
-                self.step(now, id, lifecycle::Event::Executed, effects);
+                self.step(now, id, lifecycle::Event::HandedOver, effects);
                 self.attend_owner(now, id, effects);
             }
             Event::Accepted(id) => self.accepted(now, id, effects),

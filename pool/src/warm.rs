@@ -1,17 +1,19 @@
 //! Whether a function has accepted, seen from outside it, by socket diagnostics.
 //!
 //! The host connects before the function is started, so that connection waits in the listener's
-//! backlog; an empty backlog afterwards means that somebody accepted it. Of any later connection the
-//! kernel knows the other end by number once it is accepted. Looking takes no privilege, only the
+//! backlog; an empty backlog afterwards means that somebody accepted it. When a request waits in it too, the
+//! kernel says when that is read. Of any later connection it knows the other end by number once it is accepted. Looking takes no privilege, only the
 //! network namespace that the socket was made in, which is the host's own.
 
 use crate::pause::Pauses;
+use crate::readiness::watch;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 
 const HEADER: usize = 16;
@@ -29,31 +31,44 @@ const NO_COOKIE: u32 = u32::MAX;
 pub(crate) const LOOK: (Duration, Duration) =
     (Duration::from_micros(250), Duration::from_millis(20));
 
-/// How long a function is left alone before the first look at its backlog: few start sooner, and on a busy machine
-/// looking takes its core from it.
-const FIRST: Duration = Duration::from_millis(1);
+/// How long a function is left alone before the first look at its backlog: few start sooner, and looking may take its
+/// core from it.
+pub(crate) const FIRST: Duration = Duration::from_millis(1);
 
 /// Tells when the backlog of a listener has become empty.
 #[derive(Debug)]
 pub(crate) struct Backlog {
     looks: Diagnostics,
     pauses: Pauses,
+    /// The connection that waits in it, whose writing end the kernel calls ready again when somebody has read from it.
+    first: AsyncFd<OwnedFd>,
 }
 
 impl Backlog {
-    /// Of a listener, which may be closed here afterwards. Must be called within tokio.
-    pub(crate) fn of(listener: impl AsFd) -> io::Result<Backlog> {
-        Ok(Backlog { looks: Diagnostics::of(inode(listener)?)?, pauses: Pauses::new()? })
+    /// Of a listener, which may be closed here afterwards, and the connection that waits in it. Must be called within
+    /// tokio.
+    pub(crate) fn of(listener: impl AsFd, first: impl AsFd) -> io::Result<Backlog> {
+        let first = watch(first.as_fd().try_clone_to_owned()?, Interest::WRITABLE)?;
+        Ok(Backlog { looks: Diagnostics::of(inode(listener)?)?, pauses: Pauses::new()?, first })
     }
 
-    /// Waits until whoever connected before the function's start is accepted.
+    /// Waits until whoever connected before the function's start is accepted: looks when what was written there is read,
+    /// and every now and then after a first `pause`.
     ///
     /// # Errors
     /// When it cannot be seen.
-    pub(crate) async fn emptied(&self) -> io::Result<()> {
-        let (mut pause, longest) = LOOK;
-        self.pauses.pause(FIRST).await?;
+    pub(crate) async fn emptied(&self, mut pause: Duration) -> io::Result<()> {
+        // It is ready from the start.
+        let unread = |_: &OwnedFd| Err::<(), _>(io::ErrorKind::WouldBlock.into());
+        let _ = self.first.try_io(Interest::WRITABLE, unread);
+        let (mut next, longest) = LOOK;
+        let mut open = true;
         loop {
+            tokio::select! {
+                biased;
+                read = self.read(), if open => open = read?,
+                paused = self.pauses.pause(pause) => paused?,
+            }
             match self.looks.backlog() {
                 Ok(0) => return Ok(()),
                 Ok(_) => {}
@@ -61,9 +76,16 @@ impl Backlog {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
-            self.pauses.pause(pause).await?;
-            pause = longest.min(pause * 2);
+            (pause, next) = (next, longest.min(next * 2));
         }
+    }
+
+    /// Waits until somebody has read from the connection; whether that can happen again.
+    async fn read(&self) -> io::Result<bool> {
+        let mut ready = self.first.writable().await?;
+        let open = !ready.ready().is_write_closed();
+        ready.clear_ready();
+        Ok(open)
     }
 }
 
@@ -183,11 +205,12 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Diagnostics, accepted, inode};
-    use std::io::ErrorKind;
+    use super::{Backlog, Diagnostics, accepted, inode};
+    use std::io::{ErrorKind, Read as _, Write as _};
     use std::os::unix::net::{UnixListener, UnixStream};
     use std::path::PathBuf;
     use std::task::{Context, Waker};
+    use std::time::Duration;
 
     fn socket(name: &str) -> PathBuf {
         std::env::temp_dir().join(format!("baton-{name}-{}.sock", std::process::id()))
@@ -206,6 +229,24 @@ mod tests {
         assert_eq!(looks.backlog().unwrap(), 0);
         drop(listener);
         assert_eq!(looks.backlog().unwrap_err().kind(), ErrorKind::NotFound);
+    }
+
+    #[tokio::test]
+    async fn a_backlog_is_seen_to_be_empty_when_the_request_in_it_is_read() {
+        let path = socket("read");
+        let listener = UnixListener::bind(&path).unwrap();
+        let mut stream = UnixStream::connect(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let backlog = Backlog::of(&listener, &stream).unwrap();
+        // That it can be written to is known by now.
+        drop(backlog.first.writable().await.unwrap());
+        stream.write_all(b"GET").unwrap();
+        let no_pause_ends = Duration::from_secs(3600);
+        let mut emptied = std::pin::pin!(backlog.emptied(no_pause_ends));
+        assert!(emptied.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        let (mut function, _) = listener.accept().unwrap();
+        assert_eq!(function.read(&mut [0; 3]).unwrap(), 3);
+        emptied.await.unwrap();
     }
 
     #[tokio::test]

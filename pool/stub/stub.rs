@@ -14,8 +14,8 @@
 //! A listener may be missing, when the function makes its own, and the executable, when it is at the path; the
 //! path is empty otherwise, and so is a working directory that stays `/`. By then the daemon may have given the
 //! sandbox another root, which this process does not notice.
-//! Then it becomes the function. The socket closes on exec, so its end of file tells the host that this worked;
-//! when a step fails the host gets `i32 errno` and the step's name instead, and the stub ends with status 127.
+//! Then it becomes the function. The socket closes on exec, so its end of file says that this worked;
+//! when a step fails it holds `i32 errno` and the step's name before, and the stub ends with status 127.
 //! Nothing here may need `memcpy`, a relocation or the heap.
 #![no_std]
 #![no_main]

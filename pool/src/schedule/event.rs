@@ -17,8 +17,8 @@ pub enum Event {
     Created(SandboxId),
     /// The daemon could not make one, and says why.
     CreateFailed(SandboxId, String),
-    /// The function's exec succeeded.
-    Executed(SandboxId),
+    /// The function was handed over, and can be asked.
+    HandedOver(SandboxId),
     /// The function accepted its first connection.
     Accepted(SandboxId),
     /// The function could not be executed, with what was tried and what the kernel said.

@@ -32,7 +32,7 @@ pub(super) struct Owner {
     pub(super) function: FunctionId,
     pub(super) cause: Cause,
     pub(super) activated: Instant,
-    pub(super) executed: Option<Instant>,
+    pub(super) handed_over: Option<Instant>,
     /// How the start ended has been said.
     pub(super) reported: bool,
 }

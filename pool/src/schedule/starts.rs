@@ -89,7 +89,7 @@ impl Schedule {
             function: start.function,
             cause: start.cause,
             activated: now,
-            executed: None,
+            handed_over: None,
             reported: false,
         });
         self.step(now, id, lifecycle::Event::Activate, effects);

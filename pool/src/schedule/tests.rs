@@ -40,7 +40,7 @@ fn a_prepared_function_is_leased_without_waiting_once_it_accepts() {
     assert_eq!(world.try_lease(function), None);
     world.on(Event::Prepare { function, wanted: 1, cause: Cause::default() });
     let id = *world.activating.first().unwrap();
-    world.executed(id);
+    world.handed_over(id);
     assert_eq!(world.try_lease(function), None, "it may not accept for long");
     world.accepted(id);
     assert_eq!(world.try_lease(function), Some(id));
@@ -48,11 +48,11 @@ fn a_prepared_function_is_leased_without_waiting_once_it_accepts() {
 }
 
 #[test]
-fn a_waiter_is_granted_as_soon_as_the_function_is_executed() {
+fn a_waiter_is_granted_as_soon_as_the_function_is_handed_over() {
     let (mut world, function) = World::with_function(bounds(), policy());
     let waiter = world.wait(function);
     let id = *world.activating.first().unwrap();
-    world.executed(id);
+    world.handed_over(id);
     assert!(world.log.contains(&Effect::Grant { waiter, sandbox: id, cold: true }));
 }
 
@@ -110,7 +110,7 @@ fn a_function_that_dies_at_every_start_backs_off_with_its_reason() {
     for _ in 0..2 {
         world.on(Event::Prepare { function, wanted: 1, cause: Cause::default() });
         let id = *world.activating.first().unwrap();
-        world.executed(id);
+        world.handed_over(id);
         world.on(Event::Died(id));
         world.gone(id, Exit::Code(1));
     }
@@ -129,7 +129,7 @@ fn what_does_not_accept_in_time_never_accepted() {
     let (mut world, function) = World::with_function(bounds(), policy());
     world.on(Event::Prepare { function, wanted: 1, cause: Cause::default() });
     let sandbox = *world.activating.first().unwrap();
-    world.executed(sandbox);
+    world.handed_over(sandbox);
     world.advance(START_TIMEOUT);
     let outcome = Err(Reason::NeverAccepted);
     let cause = Cause::default();
@@ -196,7 +196,7 @@ fn a_request_that_goes_wrong_before_the_first_accept_was_seen_is_no_failed_start
     for _ in 0..3 {
         world.wait(function);
         let id = *world.activating.first().unwrap();
-        world.executed(id);
+        world.handed_over(id);
         world.give_back(0, false);
         world.gone(id, Exit::Signal(9));
         world.answer_all();
@@ -345,7 +345,7 @@ fn a_function_whose_starts_fail_is_in_quarantine_until_one_succeeds() {
     for _ in 0..2 {
         world.on(Event::Prepare { function, wanted: 1, cause: Cause::default() });
         let id = *world.activating.first().unwrap();
-        world.executed(id);
+        world.handed_over(id);
         world.on(Event::Died(id));
         world.gone(id, Exit::Code(1));
     }
@@ -392,7 +392,7 @@ fn the_stock_is_refilled_once_the_function_that_took_from_it_may_have_answered()
     world.wait(function);
     let id = *world.activating.first().unwrap();
     assert!(world.creating.is_empty(), "while it is handed over");
-    world.executed(id);
+    world.handed_over(id);
     assert!(world.creating.is_empty(), "while it starts");
     world.accepted(id);
     assert!(world.creating.is_empty(), "while it answers for the first time");

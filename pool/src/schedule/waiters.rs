@@ -92,8 +92,8 @@ impl Schedule {
             self.lend(now, sandbox);
             let cold = self
                 .owner_mut(sandbox)
-                .and_then(|owner| owner.executed)
-                .is_some_and(|executed| executed >= waiter.since);
+                .and_then(|owner| owner.handed_over)
+                .is_some_and(|handed_over| handed_over >= waiter.since);
             effects.push(Effect::Grant { waiter: waiter.id, sandbox, cold });
         }
         let Some(function) = self.functions.get(&id) else { return };

@@ -377,6 +377,20 @@ async fn what_cannot_be_executed_is_named_with_the_kernels_answer() {
 }
 
 #[tokio::test]
+async fn whoever_asked_what_cannot_be_executed_hears_the_kernels_answer() {
+    let house = House::start(1);
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
+    let function = house.pool.add(spec(&source, &[c"text"]));
+    house.ready().await;
+    let lease = house.pool.lease(function, CAUSE).await.unwrap();
+    get(&lease, "/").await.unwrap_err();
+    let reason = lease.ended().await.unwrap();
+    insta::assert_snapshot!(reason, @"cannot execute: execveat failed: Permission denied (os error 13)");
+    drop(lease);
+    house.end().await;
+}
+
+#[tokio::test]
 async fn a_functions_output_is_told_line_by_line() {
     let house = House::start(1);
     house.warm(hello()).await;

@@ -246,10 +246,10 @@ impl World {
         self.on(if fit { Event::Release(id) } else { Event::Taint(id) });
     }
 
-    pub(super) fn executed(&mut self, id: SandboxId) {
+    pub(super) fn handed_over(&mut self, id: SandboxId) {
         self.activating.remove(&id);
         self.starting.insert(id);
-        self.on(Event::Executed(id));
+        self.on(Event::HandedOver(id));
     }
 
     pub(super) fn accepted(&mut self, id: SandboxId) {
@@ -272,7 +272,7 @@ impl World {
                 self.creating.remove(&id);
                 self.on(Event::Created(id));
             } else if let Some(id) = self.activating.first().copied() {
-                self.executed(id);
+                self.handed_over(id);
             } else if let Some(id) = self.starting.first().copied() {
                 self.accepted(id);
             } else {
@@ -318,7 +318,7 @@ impl World {
             }
             9..=11 => {
                 if let Some(id) = pick(&self.activating) {
-                    self.executed(id);
+                    self.handed_over(id);
                 }
             }
             12..=14 => {
@@ -387,7 +387,7 @@ impl World {
         let nobody = SandboxId(u64::MAX);
         self.on(match seed % 6 {
             0 => Event::Created(nobody),
-            1 => Event::Executed(nobody),
+            1 => Event::HandedOver(nobody),
             2 => Event::Gone(nobody, Usage::default()),
             3 => Event::Release(nobody),
             4 => Event::Cancel(self.function(seed), WaiterId(u64::MAX)),
