@@ -1,19 +1,14 @@
-//! What a start needs of the host besides the sandbox, made while that is parked: the function's listener, a
-//! connection that waits in it, what tells when that is accepted and when the function has ended, and pipes for the
-//! output.
+//! What a start needs of the host besides the sandbox, made while the daemon makes that: the function's listener, a
+//! connection that waits in it, what tells when that is accepted, and pipes for the output.
 //!
 //! A name in a file system is the costly part: 10 µs on a tmpfs, 50 to 350 µs on ext4.
 
-use crate::activation::Parked;
-use crate::readiness::watch;
 use crate::warm::Backlog;
 use crate::way::Stream;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe;
 
 /// Why there is none.
@@ -23,8 +18,6 @@ pub(crate) enum BerthError {
     Listen { path: PathBuf, source: io::Error },
     #[error("cannot watch a listener's backlog")]
     Watch(#[source] io::Error),
-    #[error("cannot watch the sandbox")]
-    Sandbox(#[source] io::Error),
     #[error("cannot make a pipe for the output")]
     Pipe(#[source] io::Error),
 }
@@ -34,8 +27,6 @@ pub(crate) enum BerthError {
 pub(crate) struct Berth {
     /// `None` for a function that makes its own.
     pub(crate) door: Option<Door>,
-    /// Readable once the sandbox's init has ended.
-    pub(crate) end: AsyncFd<OwnedFd>,
     pub(crate) stdout: Pipe,
     pub(crate) stderr: Pipe,
 }
@@ -62,13 +53,10 @@ pub(crate) struct Pipe {
 pub(crate) struct Name(PathBuf);
 
 impl Berth {
-    /// Makes it for a start in `parked`, with a listener at `door`, which is free. Must be called within tokio.
-    pub(crate) fn make(door: Option<&Path>, parked: &Parked) -> Result<Berth, BerthError> {
-        let pidfd = parked.pidfd().try_clone_to_owned();
-        let end = pidfd.and_then(|pidfd| watch(pidfd, Interest::READABLE));
+    /// Makes it, with a listener at `door`, which is free. Must be called within tokio.
+    pub(crate) fn make(door: Option<&Path>) -> Result<Berth, BerthError> {
         Ok(Berth {
             door: door.map(Door::make).transpose()?,
-            end: end.map_err(BerthError::Sandbox)?,
             stdout: Pipe::make().map_err(BerthError::Pipe)?,
             stderr: Pipe::make().map_err(BerthError::Pipe)?,
         })
@@ -115,25 +103,18 @@ impl Drop for Name {
 mod tests {
     use super::*;
 
-    /// A sandbox of two pipes, which is enough to watch it.
-    fn parked() -> Parked {
-        let ends = || io::pipe().unwrap();
-        let [(control, _), (pidfd, _)] = [ends(), ends()];
-        Parked::new(&[], false, vec![control.into(), pidfd.into()]).unwrap()
-    }
-
     #[tokio::test]
     async fn a_name_that_a_killed_host_left_is_taken_over() {
         let path = std::env::temp_dir().join(format!("baton-left-{}.sock", std::process::id()));
         drop(UnixListener::bind(&path).unwrap());
-        let berth = Berth::make(Some(&path), &parked()).unwrap();
+        let berth = Berth::make(Some(&path)).unwrap();
         assert!(berth.door.unwrap().listener.accept().is_ok());
     }
 
     #[tokio::test]
     async fn a_berth_leaves_no_name_behind() {
         let path = std::env::temp_dir().join(format!("baton-berth-{}.sock", std::process::id()));
-        let berth = Berth::make(Some(&path), &parked()).unwrap();
+        let berth = Berth::make(Some(&path)).unwrap();
         assert!(path.exists());
         let door = berth.door.unwrap();
         assert!(door.listener.accept().is_ok(), "a connection waits in it");

@@ -463,20 +463,23 @@ impl<C: Send + 'static> Shared<C> {
         self.report(PoolEvent::Created { sandbox: id });
     }
 
-    /// Notes how the function in a sandbox is reached, given how it came so far.
+    /// Notes how the function in a sandbox is reached, given how it came so far; `None` when it is gone already.
     pub(crate) fn handed_over(
         self: &Arc<Self>,
         id: SandboxId,
         endpoint: impl FnOnce(Vec<Phase>) -> Endpoint<C>,
-    ) {
+    ) -> Option<Arc<Endpoint<C>>> {
+        let mut noted = None;
         self.tell_with(|inner| {
             if let Some(record) = inner.records.get_mut(&id) {
-                let endpoint = endpoint(std::mem::take(&mut record.phases));
+                let endpoint = Arc::new(endpoint(std::mem::take(&mut record.phases)));
                 record.phases.clone_from(&endpoint.phases);
-                record.endpoint = Some(Arc::new(endpoint));
+                record.endpoint = Some(Arc::clone(&endpoint));
+                noted = Some(endpoint);
             }
             Event::HandedOver(id)
         });
+        noted
     }
 
     /// Notes that the function in a sandbox accepts.
@@ -487,11 +490,6 @@ impl<C: Send + 'static> Shared<C> {
             }
             Event::Accepted(id)
         });
-    }
-
-    /// Whether a request has the first connection to the function in a sandbox.
-    pub(crate) fn first_is_taken(&self, id: SandboxId) -> bool {
-        self.endpoint(id).is_some_and(|endpoint| endpoint.first_is_taken())
     }
 
     /// The init of a sandbox.
@@ -657,7 +655,7 @@ mod tests {
     use std::sync::{Arc, Mutex};
     use std::task::{Context, Poll, Waker};
     use std::time::{Duration, SystemTime};
-    use tokio::sync::SetOnce;
+    use tokio::sync::{Notify, SetOnce};
 
     fn pool(parked: usize) -> Pool<u32> {
         let config = PoolConfig {
@@ -721,6 +719,7 @@ mod tests {
             idle_max: 1,
             phases,
             ice: Ice::new(None),
+            answered: Notify::new(),
             end: SetOnce::new(),
         }
     }

@@ -3,7 +3,7 @@
 use crate::activation::Parked;
 use crate::berth::Berth;
 use crate::client::{PoolEvent, Shared};
-use crate::keeper::{Keeper, socket_path};
+use crate::keeper::{Keeper, Ready, socket_path};
 use crate::lease::Phase;
 use crate::protocol::{self, FromDaemon, SandboxId, Step, ToDaemon};
 use crate::readiness::watch;
@@ -28,8 +28,10 @@ struct Driver<C: Send + 'static> {
     daemon: Option<AsyncFd<OwnedFd>>,
     /// At most two messages a sandbox, and a greeting.
     outbox: VecDeque<ToDaemon>,
+    /// For the sandboxes that the daemon is making, as far as they are made.
+    berths: BTreeMap<SandboxId, Option<Berth>>,
     parked: BTreeMap<SandboxId, Ready>,
-    /// Parked ones that have no berth yet.
+    /// Sandboxes, being made or parked, for which a berth has to be.
     bare: VecDeque<SandboxId>,
     keepers: JoinSet<()>,
     kept: HashMap<task::Id, SandboxId>,
@@ -40,12 +42,6 @@ struct Driver<C: Send + 'static> {
     closed: bool,
 }
 
-/// A sandbox that waits for its function, and what else a start needs.
-struct Ready {
-    parked: Parked,
-    berth: Option<Berth>,
-}
-
 /// Runs the pool until it has been shut down.
 pub(crate) async fn drive<C: Send + 'static>(shared: Arc<Shared<C>>, sockets: PathBuf) {
     let mut driver = Driver {
@@ -53,6 +49,7 @@ pub(crate) async fn drive<C: Send + 'static>(shared: Arc<Shared<C>>, sockets: Pa
         sockets,
         daemon: None,
         outbox: VecDeque::new(),
+        berths: BTreeMap::new(),
         parked: BTreeMap::new(),
         bare: VecDeque::new(),
         keepers: JoinSet::new(),
@@ -86,16 +83,17 @@ impl<C: Send + 'static> Driver<C> {
         self.outbox.extend(work.asks);
         let wake = work.wake.map(tokio::time::Instant::from_std);
         tokio::select! {
-            () = self.shared.changed.notified() => {}
-            () = sleep_until(wake) => self.shared.tell(Event::Tick),
-            heard = receive(self.daemon.as_ref()) => self.heard(heard),
+            biased;
             sent = send(self.daemon.as_ref(), &mut self.outbox) => {
                 if let Err(error) = sent {
                     self.disconnect(&error);
                 }
             }
+            () = self.shared.changed.notified() => {}
+            () = sleep_until(wake) => self.shared.tell(Event::Tick),
+            heard = receive(self.daemon.as_ref()) => self.heard(heard),
             Some(ended) = self.keepers.join_next_with_id() => self.ended(ended),
-            // Whoever was parked for a function that waits has left by now.
+            // The daemon was told what to make, and whoever was parked for a function that waits has left by now.
             () = std::future::ready(()), if !self.bare.is_empty() => self.prepare(),
         }
     }
@@ -105,12 +103,15 @@ impl<C: Send + 'static> Driver<C> {
             Effect::Hello { in_use } => {
                 // All that was said before was meant for the daemon before.
                 self.outbox.clear();
+                self.berths.clear();
                 self.parked.clear();
                 self.outbox.push_back(ToDaemon::Hello { in_use });
             }
             Effect::Create { sandbox, scratch } => {
                 let egress = self.shared.egress.load(Ordering::Relaxed).then_some(EGRESS_PORT);
                 self.outbox.push_back(ToDaemon::Create { id: sandbox, scratch, egress });
+                self.berths.insert(sandbox, None);
+                self.bare.push_back(sandbox);
             }
             Effect::Activate { sandbox, function } => self.activate(sandbox, function),
             Effect::Terminate(id) => {
@@ -120,6 +121,7 @@ impl<C: Send + 'static> Driver<C> {
             Effect::Remove(id) => {
                 self.ending.entry(id).or_insert_with(SystemTime::now);
                 self.parked.remove(&id);
+                self.berths.remove(&id);
                 self.outbox.push_back(ToDaemon::Remove { id });
             }
             Effect::Freeze { sandbox, function, cause } => {
@@ -146,6 +148,7 @@ impl<C: Send + 'static> Driver<C> {
             }
             Effect::Gone { sandbox, function, cause, reason, usage } => {
                 self.parked.remove(&sandbox);
+                self.berths.remove(&sandbox);
                 self.shared.forget(sandbox, &reason);
                 if let Some(function) = function {
                     self.shared.spent(function, &usage);
@@ -174,18 +177,17 @@ impl<C: Send + 'static> Driver<C> {
         let path = socket_path(&self.sockets, id);
         let shared = Arc::clone(&self.shared);
         let keeper = Keeper { shared, id, function, spec, pid, path };
-        let task = self.keepers.spawn(keeper.keep(ready.parked, ready.berth));
+        let task = self.keepers.spawn(keeper.keep(ready));
         self.kept.insert(task.id(), id);
     }
 
-    /// Makes a berth for a sandbox that is still parked, ahead of its function.
+    /// Makes a berth for a sandbox that has no function yet.
     fn prepare(&mut self) {
-        let bare = self.bare.pop_front();
-        let Some((id, ready)) = bare.and_then(|id| Some((id, self.parked.get_mut(&id)?))) else {
-            return;
-        };
-        match Berth::make(Some(&socket_path(&self.sockets, id)), &ready.parked) {
-            Ok(berth) => ready.berth = Some(berth),
+        let Some(id) = self.bare.pop_front() else { return };
+        let parked = self.parked.get_mut(&id).map(|ready| &mut ready.berth);
+        let Some(place) = parked.or_else(|| self.berths.get_mut(&id)) else { return };
+        match Berth::make(Some(&socket_path(&self.sockets, id))) {
+            Ok(berth) => *place = Some(berth),
             // The start will try again, and its failure says why.
             Err(error) => tracing::debug!(%error, sandbox = %id, "no berth is made ahead"),
         }
@@ -237,8 +239,8 @@ impl<C: Send + 'static> Driver<C> {
             FromDaemon::Parked { id, pid, files, egress, steps } => {
                 match Parked::new(&files, egress, descriptors) {
                     Ok(parked) => {
-                        self.parked.insert(id, Ready { parked, berth: None });
-                        self.bare.push_back(id);
+                        let berth = self.berths.remove(&id).flatten();
+                        self.parked.insert(id, Ready::new(parked, berth));
                         self.shared.parked(id, pid, creation(&steps));
                     }
                     Err(error) => self.disconnect(&error),
@@ -246,6 +248,7 @@ impl<C: Send + 'static> Driver<C> {
             }
             FromDaemon::CreateFailed { id, error } => {
                 tracing::warn!(sandbox = %id, error, "cannot create a sandbox");
+                self.berths.remove(&id);
                 self.shared.tell(Event::CreateFailed(id, error));
             }
             FromDaemon::Answer { id, done } => self.shared.answer(id, done, descriptors),

@@ -21,6 +21,7 @@ use crate::lease::{Endpoint, Phase};
 use crate::output::{Stream, lines};
 use crate::pause::Pauses;
 use crate::protocol::{Question, SandboxId};
+use crate::readiness::watch;
 use crate::schedule::{Event, FunctionId};
 use crate::spec::{EGRESS_PORT, Egress, FunctionSpec, Listen, Serving};
 use crate::warm::{Backlog, FIRST, LOOK};
@@ -32,9 +33,10 @@ use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe;
-use tokio::sync::SetOnce;
+use tokio::sync::{Notify, SetOnce};
 
 /// How long the pipes of an ended function are emptied; the kernel closes their other ends at once.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -42,10 +44,15 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// ten descriptors earlier would take the core from it.
 const SETTLED: Duration = Duration::from_millis(10);
 
+/// How long the answer to a first request is waited for with all that its sandbox is not needed for.
+const ANSWER: Duration = Duration::from_millis(1);
+
 #[derive(Debug, thiserror::Error)]
 enum StartError {
     #[error(transparent)]
     Berth(#[from] BerthError),
+    #[error("cannot watch the sandbox")]
+    Watch(#[source] io::Error),
     #[error("cannot give the sandbox its root")]
     Attach(#[source] io::Error),
     #[error("cannot reach the sandbox's network")]
@@ -58,11 +65,29 @@ enum StartError {
     Egress(#[source] io::Error),
 }
 
+/// A sandbox that waits for its function, and what else a start needs.
+pub(crate) struct Ready {
+    parked: Parked,
+    /// Readable once the sandbox's init has ended.
+    end: io::Result<AsyncFd<OwnedFd>>,
+    /// Not made yet, or it could not be.
+    pub(crate) berth: Option<Berth>,
+}
+
+impl Ready {
+    /// Must be called within tokio.
+    pub(crate) fn new(parked: Parked, berth: Option<Berth>) -> Ready {
+        let pidfd = parked.pidfd().try_clone_to_owned();
+        let end = pidfd.and_then(|pidfd| watch(pidfd, Interest::READABLE));
+        Ready { parked, end, berth }
+    }
+}
+
 /// A function that was handed to its sandbox.
-struct Process {
+struct Process<C> {
     /// Readable once it has ended.
     end: AsyncFd<OwnedFd>,
-    readiness: Readiness,
+    readiness: Readiness<C>,
     stdout: pipe::Receiver,
     stderr: pipe::Receiver,
     egress: Option<Serving>,
@@ -78,10 +103,10 @@ struct StartedWith {
 }
 
 /// How it is found out that a function accepts.
-enum Readiness {
+enum Readiness<C> {
     /// A connection made before its start leaves the backlog of its listener.
-    /// How long it is left alone before the first look.
-    Backlog(Backlog, Duration),
+    /// By which endpoint a request has been written to it, if one has.
+    Backlog(Backlog, Option<Arc<Endpoint<C>>>),
     /// A connection to its own socket succeeds. Sockets for TCP, and what came of the activation.
     Connect(Vec<OwnedFd>, HandedOver),
 }
@@ -109,9 +134,9 @@ impl<C: Send + 'static> Drop for Keeper<C> {
 }
 
 impl<C: Send + 'static> Keeper<C> {
-    /// Starts the function in `parked`, for which a berth may have been made, and watches it to its end.
-    pub(crate) async fn keep(self, parked: Parked, berth: Option<Berth>) {
-        match self.start(parked, berth).await {
+    /// Starts the function and watches it to its end.
+    pub(crate) async fn keep(self, ready: Ready) {
+        match self.start(ready).await {
             Ok(process) => {
                 let mut talk = pin!(async {
                     tokio::join!(
@@ -136,8 +161,9 @@ impl<C: Send + 'static> Keeper<C> {
         }
     }
 
-    async fn start(&self, mut parked: Parked, berth: Option<Berth>) -> Result<Process, StartError> {
+    async fn start(&self, ready: Ready) -> Result<Process<C>, StartError> {
         let began = SystemTime::now();
+        let Ready { mut parked, end, berth } = ready;
         let egress = self.egress(&mut parked).await.map_err(StartError::Egress)?;
         if let Some(root) = self.spec.root {
             let attached = self.shared.ask(self.id, Question::Attach { root }).await;
@@ -152,9 +178,10 @@ impl<C: Send + 'static> Keeper<C> {
         let inherits = matches!(self.spec.listen, Listen::Inherited);
         let berth = match berth {
             Some(berth) => berth,
-            None => Berth::make(inherits.then_some(self.path.as_path()), &parked)?,
+            None => Berth::make(inherits.then_some(self.path.as_path()))?,
         };
-        let Berth { door, end, stdout, stderr } = berth;
+        let end = end.map_err(StartError::Watch)?;
+        let Berth { door, stdout, stderr } = berth;
         let door = door.filter(|_| inherits);
         if self.spec.root.is_some() {
             // Servers open their log by name, /dev/stderr, and are not the owner of the pipe behind it.
@@ -181,13 +208,12 @@ impl<C: Send + 'static> Keeper<C> {
         let handed_over = HandedOver { activated, freezer: activating.take_freezer() };
         let (readiness, name) = match door {
             Some((backlog, first, name)) => {
-                self.handed_over(Way::Inherited(self.path.clone()), first, handed_over);
+                let way = Way::Inherited(self.path.clone());
+                let endpoint = self.handed_over(way, first, handed_over);
                 // Whoever waits for it writes its request first: it is to be there when the function accepts.
                 tokio::task::yield_now().await;
-                // A request tells when it is read, and may lose its core to a look.
-                let asked = self.shared.first_is_taken(self.id);
-                let alone = if asked { LOOK.1 } else { FIRST };
-                (Readiness::Backlog(backlog, alone), Some(name))
+                let asked = endpoint.filter(|endpoint| endpoint.first_is_taken());
+                (Readiness::Backlog(backlog, asked), Some(name))
             }
             None => (Readiness::Connect(sockets, handed_over), None),
         };
@@ -196,7 +222,12 @@ impl<C: Send + 'static> Keeper<C> {
         Ok(Process { end, readiness, stdout, stderr, egress, started_with, _name: name })
     }
 
-    fn handed_over(&self, way: Way, first: way::Stream, handed_over: HandedOver) {
+    fn handed_over(
+        &self,
+        way: Way,
+        first: way::Stream,
+        handed_over: HandedOver,
+    ) -> Option<Arc<Endpoint<C>>> {
         self.shared.handed_over(self.id, |mut phases| {
             phases.push(handed_over.activated);
             Endpoint {
@@ -208,9 +239,10 @@ impl<C: Send + 'static> Keeper<C> {
                 idle_max: usize::try_from(self.spec.concurrency.max(1)).unwrap_or(usize::MAX),
                 phases,
                 ice: Ice::new(handed_over.freezer),
+                answered: Notify::new(),
                 end: SetOnce::new(),
             }
-        });
+        })
     }
 
     /// What serves the function's way out; one that was parked before any function had one gets
@@ -237,16 +269,23 @@ impl<C: Send + 'static> Keeper<C> {
         std::future::pending::<()>().await;
     }
 
-    /// Waits until the function accepts.
-    async fn ready(&self, readiness: Readiness) -> io::Result<()> {
+    /// Waits until the function accepts; returns when that was.
+    async fn ready(&self, readiness: Readiness<C>) -> io::Result<SystemTime> {
         match readiness {
-            Readiness::Backlog(backlog, alone) => backlog.emptied(alone).await,
+            Readiness::Backlog(backlog, None) => backlog.emptied(FIRST).await?,
+            // The request tells when it is read. Whatever is done here before its answer may take the function's core.
+            Readiness::Backlog(backlog, Some(endpoint)) => {
+                backlog.emptied(LOOK.1).await?;
+                let now = SystemTime::now();
+                let _ = tokio::time::timeout(ANSWER, endpoint.answered.notified()).await;
+                return Ok(now);
+            }
             Readiness::Connect(sockets, handed_over) => {
                 let (way, first) = self.connected(sockets).await?;
                 self.handed_over(way, first, handed_over);
-                Ok(())
             }
         }
+        Ok(SystemTime::now())
     }
 
     /// Connects to the socket that the function makes, as soon as it is there.
@@ -274,7 +313,12 @@ impl<C: Send + 'static> Keeper<C> {
         }
     }
 
-    async fn watch(&self, end: AsyncFd<OwnedFd>, readiness: Readiness, started_with: StartedWith) {
+    async fn watch(
+        &self,
+        end: AsyncFd<OwnedFd>,
+        readiness: Readiness<C>,
+        started_with: StartedWith,
+    ) {
         let began = SystemTime::now();
         let died = async || end.readable().await.map(drop);
         tokio::select! {
@@ -286,14 +330,15 @@ impl<C: Send + 'static> Keeper<C> {
                 }
             }
             looked = self.ready(readiness) => {
-                if let Err(error) = looked {
+                let end = looked.unwrap_or_else(|error| {
                     // Then the handing over has to do: the backlog absorbs the rest.
                     tracing::warn!(%error, "cannot see whether a function accepts");
-                }
+                    SystemTime::now()
+                });
                 self.shared.accepted(self.id, Phase {
                     name: "ready".to_owned(),
                     start: began,
-                    end: SystemTime::now(),
+                    end,
                 });
                 tokio::select! {
                     biased;

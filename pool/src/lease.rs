@@ -11,7 +11,7 @@ use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
-use tokio::sync::SetOnce;
+use tokio::sync::{Notify, SetOnce};
 use tokio::time::timeout;
 
 /// How long the daemon's word about a sandbox that it has removed may be on its way.
@@ -44,6 +44,8 @@ pub(crate) struct Endpoint<C> {
     pub(crate) idle_max: usize,
     pub(crate) phases: Vec<Phase>,
     pub(crate) ice: Ice,
+    /// A request was answered.
+    pub(crate) answered: Notify,
     /// Why it ended, once nothing is left of it.
     pub(crate) end: SetOnce<Reason>,
 }
@@ -196,6 +198,7 @@ impl<C: Send + 'static> Drop for Lease<C> {
     fn drop(&mut self) {
         let id = self.endpoint.id;
         self.shared.tell(if self.in_order { Event::Release(id) } else { Event::Taint(id) });
+        self.endpoint.answered.notify_one();
     }
 }
 
