@@ -55,9 +55,9 @@ names! {
     SANDBOX_CREATE_GROUP = "baton.sandbox.create.group";
     /// Writing the sandbox's configuration.
     SANDBOX_CREATE_CONFIGURE = "baton.sandbox.create.configure";
-    /// libcontainer's create: namespaces, root file system, first system-call filter.
+    /// libcontainer's create: namespaces and root file system.
     SANDBOX_CREATE_CREATE = "baton.sandbox.create.create";
-    /// libcontainer's start: the second filter, and the stub executed.
+    /// libcontainer's start: the system-call filters, and the stub executed.
     SANDBOX_CREATE_START = "baton.sandbox.create.start";
     /// Until the stub said that it waits for a function.
     SANDBOX_CREATE_PARK = "baton.sandbox.create.park";

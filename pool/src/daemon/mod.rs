@@ -163,8 +163,7 @@ impl Daemon {
         let workshop = Workshop {
             hierarchies,
             stub: Rc::new(stub),
-            entry_filter: seccomp::entry_filter(),
-            function_filter: Rc::new(seccomp::function_filter().map_err(Error::Filter)?),
+            filters: Rc::new(seccomp::filters().map_err(Error::Filter)?),
         };
         let mut daemon = Daemon {
             config,

@@ -34,7 +34,7 @@ pub(super) struct Sandbox<'a> {
 }
 
 /// The runtime configuration, `config.json`.
-pub(super) fn runtime(sandbox: &Sandbox<'_>, seccomp: &Value) -> Value {
+pub(super) fn runtime(sandbox: &Sandbox<'_>) -> Value {
     let mapping = json!([{ "containerID": 0, "hostID": sandbox.uid, "size": UIDS_EACH }]);
     let kinds = ["user", "mount", "pid", "network", "ipc", "uts", "cgroup"];
     json!({
@@ -58,7 +58,6 @@ pub(super) fn runtime(sandbox: &Sandbox<'_>, seccomp: &Value) -> Value {
             "namespaces": kinds.map(|kind| json!({ "type": kind })),
             "uidMappings": mapping,
             "gidMappings": mapping,
-            "seccomp": seccomp,
             // /proc shows processes only, and only the sandbox's own, so nothing of it is left to mask.
             "maskedPaths": [],
             "readonlyPaths": [],

@@ -30,7 +30,6 @@ use nix::unistd::execveat;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use seccompiler::BpfProgram;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::cgroup::Hierarchies;
 use super::chain;
@@ -66,8 +65,8 @@ pub(super) struct Workshop {
     pub(super) hierarchies: Hierarchies,
     /// The stub's executable, open for reading.
     pub(super) stub: Rc<OwnedFd>,
-    pub(super) entry_filter: Value,
-    pub(super) function_filter: Rc<BpfProgram>,
+    /// Of system calls, in the order in which they are applied.
+    pub(super) filters: Rc<[BpfProgram; 2]>,
 }
 
 /// Why a sandbox could not be made.
@@ -140,7 +139,7 @@ fn make(job: &Making, workshop: &Workshop) -> Result<Made, MakeError> {
     steps.end("group");
 
     let bundle = format!("{BUNDLES}/{}", job.id);
-    write_bundle(&bundle, job, workshop).map_err(MakeError::Configuration)?;
+    write_bundle(&bundle, job).map_err(MakeError::Configuration)?;
     steps.end("configure");
 
     let (control, inside) = protocol::channel().map_err(MakeError::Descriptors)?;
@@ -151,7 +150,7 @@ fn make(job: &Making, workshop: &Workshop) -> Result<Made, MakeError> {
         .map_err(MakeError::Create)?
         .with_executor(ParkStub {
             stub: Rc::clone(&workshop.stub),
-            filter: Rc::clone(&workshop.function_filter),
+            filters: Rc::clone(&workshop.filters),
         })
         .with_stdin(inside)
         .with_stdout(null()?)
@@ -185,18 +184,18 @@ fn make(job: &Making, workshop: &Workshop) -> Result<Made, MakeError> {
     Ok(Made { pid, control, pidfd, files, egress, steps: steps.done })
 }
 
-fn write_bundle(bundle: &str, job: &Making, workshop: &Workshop) -> io::Result<()> {
+fn write_bundle(bundle: &str, job: &Making) -> io::Result<()> {
     let sandbox = spec::Sandbox {
         root: if job.scratch > 0 { ROOT_WITH_TMP } else { ROOT },
         uid: job.uid,
         scratch: job.scratch,
     };
     fs::create_dir(bundle)?;
-    let configuration = serde_json::to_vec(&spec::runtime(&sandbox, &workshop.entry_filter))?;
+    let configuration = serde_json::to_vec(&spec::runtime(&sandbox))?;
     fs::write(format!("{bundle}/config.json"), configuration)
 }
 
-/// The stub's first word says that it runs, under the second filter, and listens.
+/// The stub's first word says that it runs, under its filters, and listens.
 fn wait_for_stub(control: &OwnedFd) -> io::Result<()> {
     let mut word = [0; 16];
     let length = rustix::io::retry_on_intr(|| rustix::io::read(control, &mut word))?;
@@ -206,17 +205,19 @@ fn wait_for_stub(control: &OwnedFd) -> io::Result<()> {
     }
 }
 
-/// Runs in the sandbox's init, at the very end of its making: stacks the second filter and becomes the stub.
+/// Runs in the sandbox's init, at the very end of its making: stacks the filters and becomes the stub.
 #[derive(Clone)]
 struct ParkStub {
     stub: Rc<OwnedFd>,
-    filter: Rc<BpfProgram>,
+    filters: Rc<[BpfProgram; 2]>,
 }
 
 impl ParkStub {
     fn become_stub(&self) -> Result<Infallible, Box<dyn std::error::Error + Send + Sync>> {
         default_sigpipe();
-        seccompiler::apply_filter(&self.filter)?;
+        for filter in self.filters.iter() {
+            seccompiler::apply_filter(filter)?;
+        }
         let nothing: [&CStr; 0] = [];
         Ok(execveat(self.stub.as_fd(), c"", &[c"stub"], &nothing, AtFlags::AT_EMPTY_PATH)?)
     }
