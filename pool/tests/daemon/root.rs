@@ -282,7 +282,10 @@ fn a_forgotten_root_is_let_go_of_once_no_sandbox_has_it() {
     assert_eq!(function.get("/read/greeting").unwrap(), "from the root");
     assert!(!is_free(&root), "a sandbox has it");
     assert!(matches!(daemon.remove(function.id), FromDaemon::Gone { .. }));
-    assert!(is_free(&root), "nobody has it");
+    // A worker that was hired before it was forgotten may not have run yet, so it has it for a moment more.
+    while !is_free(&root) {
+        std::thread::yield_now();
+    }
     let mounts = fs::read_to_string(format!("/proc/{}/mountinfo", daemon.process.id())).unwrap();
     assert!(!mounts.contains(" /roots/"), "{mounts}");
     assert!(root.join("greeting").exists(), "what is in it is not the daemon's to remove");
