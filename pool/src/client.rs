@@ -12,7 +12,7 @@
 use crate::driver;
 use crate::lease::{Endpoint, Lease, Phase};
 use crate::lifecycle::State;
-use crate::meter::{Consumption, Meters};
+use crate::meter::{Consumption, Meter, Meters};
 use crate::output::Stream;
 use crate::protocol::{Question, SandboxId, ToDaemon};
 use crate::reason::{LeaseError, Reason, Usage};
@@ -171,8 +171,7 @@ struct Inner<C: Send + 'static> {
 /// What is known of a parked or running sandbox beside its place in the schedule.
 struct Record<C> {
     pid: u32,
-    /// Its control group.
-    group: Option<Arc<str>>,
+    meter: Meter,
     phases: Vec<Phase>,
     endpoint: Option<Arc<Endpoint<C>>>,
 }
@@ -357,8 +356,12 @@ impl<C: Send + 'static> Pool<C> {
 
     /// What sandboxes used until now. Reads some files for each.
     pub fn consumption(&self, of: &[SandboxInfo]) -> Vec<Option<Consumption>> {
-        let read = |info: &SandboxInfo| self.shared.meters.of(info.pid?).read();
-        of.iter().map(read).collect()
+        let meters = {
+            let inner = self.shared.lock();
+            let meter = |info: &SandboxInfo| Some(inner.records.get(&info.id)?.meter.clone());
+            of.iter().map(meter).collect::<Vec<_>>()
+        };
+        meters.into_iter().map(|meter| meter?.read()).collect()
     }
 
     /// What the sandboxes of a function used that are gone.
@@ -454,10 +457,9 @@ impl<C: Send + 'static> Shared<C> {
 
     /// Notes that a sandbox is parked.
     pub(crate) fn parked(self: &Arc<Self>, id: SandboxId, pid: u32, phases: Vec<Phase>) {
-        // Nobody waits yet; once its processes are gone it could not be found out.
-        let group = self.meters.group(pid).map(Into::into);
+        let meter = self.meters.of(pid);
         self.tell_with(|inner| {
-            inner.records.insert(id, Record { pid, group, phases, endpoint: None });
+            inner.records.insert(id, Record { pid, meter, phases, endpoint: None });
             Event::Created(id)
         });
         self.report(PoolEvent::Created { sandbox: id });
@@ -467,12 +469,13 @@ impl<C: Send + 'static> Shared<C> {
     pub(crate) fn handed_over(
         self: &Arc<Self>,
         id: SandboxId,
-        endpoint: impl FnOnce(Vec<Phase>) -> Endpoint<C>,
+        endpoint: impl FnOnce(Vec<Phase>, Meter) -> Endpoint<C>,
     ) -> Option<Arc<Endpoint<C>>> {
         let mut noted = None;
         self.tell_with(|inner| {
             if let Some(record) = inner.records.get_mut(&id) {
-                let endpoint = Arc::new(endpoint(std::mem::take(&mut record.phases)));
+                let endpoint =
+                    Arc::new(endpoint(std::mem::take(&mut record.phases), record.meter.clone()));
                 record.phases.clone_from(&endpoint.phases);
                 record.endpoint = Some(Arc::clone(&endpoint));
                 noted = Some(endpoint);
@@ -546,8 +549,8 @@ impl<C: Send + 'static> Shared<C> {
 
     /// Processes of a sandbox that the kernel killed for want of memory; `None` once it is gone, or about to be.
     pub(crate) fn oom_kills(&self, id: SandboxId) -> Option<u64> {
-        let group = self.lock().records.get(&id)?.group.clone()?;
-        self.meters.oom_kills(&group)
+        let meter = self.lock().records.get(&id)?.meter.clone();
+        meter.oom_kills()
     }
 
     /// Forgets a sandbox that is gone, and tells those who had requests in it why.
@@ -647,6 +650,7 @@ mod tests {
     use crate::ice::Ice;
     use crate::lease::{Endpoint, Phase};
     use crate::lifecycle::State;
+    use crate::meter::Meter;
     use crate::protocol::{SandboxId, ToDaemon};
     use crate::schedule::{Cause, Effect, KeepAlive};
     use crate::spec::{FunctionSpec, Listen};
@@ -699,7 +703,7 @@ mod tests {
             match effect {
                 Effect::Create { sandbox, .. } => shared.parked(sandbox, 7, Vec::new()),
                 Effect::Activate { sandbox, .. } => {
-                    shared.handed_over(sandbox, |phases| endpoint(sandbox, phases));
+                    shared.handed_over(sandbox, |phases, meter| endpoint(sandbox, phases, meter));
                     let now = SystemTime::now();
                     let phase = Phase { name: "ready".to_owned(), start: now, end: now };
                     shared.accepted(sandbox, phase);
@@ -709,10 +713,11 @@ mod tests {
         }
     }
 
-    fn endpoint(id: SandboxId, phases: Vec<Phase>) -> Endpoint<u32> {
+    fn endpoint(id: SandboxId, phases: Vec<Phase>, meter: Meter) -> Endpoint<u32> {
         Endpoint {
             id,
             pid: 7,
+            meter,
             way: Way::Inherited("/nowhere".into()),
             first: Mutex::new(None),
             idle: Mutex::new(Vec::new()),

@@ -228,11 +228,12 @@ impl<C: Send + 'static> Keeper<C> {
         first: way::Stream,
         handed_over: HandedOver,
     ) -> Option<Arc<Endpoint<C>>> {
-        self.shared.handed_over(self.id, |mut phases| {
+        self.shared.handed_over(self.id, |mut phases, meter| {
             phases.push(handed_over.activated);
             Endpoint {
                 id: self.id,
                 pid: self.pid,
+                meter,
                 way,
                 first: Mutex::new(Some(first)),
                 idle: Mutex::new(Vec::new()),

@@ -36,6 +36,7 @@ pub struct Phase {
 pub(crate) struct Endpoint<C> {
     pub(crate) id: SandboxId,
     pub(crate) pid: u32,
+    pub(crate) meter: Meter,
     pub(crate) way: Way,
     /// What was connected first, before the function started where it inherits its listener.
     pub(crate) first: Mutex<Option<Stream>>,
@@ -160,7 +161,7 @@ impl<C: Send + 'static> Lease<C> {
 
     /// Reads what the sandbox uses.
     pub fn meter(&self) -> Meter {
-        self.shared.meters.of(self.endpoint.pid)
+        self.endpoint.meter.clone()
     }
 
     /// Why the sandbox ends, if the pool has decided so by now, or why it has ended.

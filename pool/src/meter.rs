@@ -1,6 +1,6 @@
 //! What a sandbox uses, as the host sees it: the files of control groups may be read by everybody.
 
-use crate::daemon::cgroup::Hierarchies;
+use crate::daemon::cgroup::{Group, Hierarchies};
 use crate::daemon::probe::CgroupVersion;
 use std::fs;
 use std::sync::Arc;
@@ -43,7 +43,8 @@ pub(crate) struct Meters(Arc<Hierarchies>);
 #[derive(Clone, Debug)]
 pub struct Meter {
     hierarchies: Arc<Hierarchies>,
-    pid: u32,
+    /// `None` when it had ended before that could be asked.
+    group: Option<Arc<str>>,
 }
 
 impl Meters {
@@ -51,19 +52,11 @@ impl Meters {
         Meters(Arc::new(Hierarchies::find()))
     }
 
-    /// The control group of a process.
-    pub(crate) fn group(&self, pid: u32) -> Option<String> {
-        self.of(pid).path()
-    }
-
-    /// Processes of a control group that the kernel killed for want of memory; `None` once it is removed.
-    pub(crate) fn oom_kills(&self, group: &str) -> Option<u64> {
-        self.0.group(group).oom_kills()
-    }
-
-    /// The meter of the sandbox with this init.
+    /// The meter of the sandbox with this init. To be made once, while that lives: v1 shows a process that has ended in
+    /// the root group, and another process may get its number.
     pub(crate) fn of(&self, pid: u32) -> Meter {
-        Meter { hierarchies: Arc::clone(&self.0), pid }
+        let group = path(pid, self.0.version).filter(|path| path != "/");
+        Meter { hierarchies: Arc::clone(&self.0), group: group.map(Into::into) }
     }
 }
 
@@ -71,35 +64,44 @@ impl Meter {
     /// CPU time used so far; `None` once the sandbox is gone.
     #[must_use]
     pub fn cpu(&self) -> Option<Duration> {
-        Some(Duration::from_nanos(self.hierarchies.group(self.path()?).cpu_ns()))
+        self.group()?.cpu_ns().map(Duration::from_nanos)
     }
 
     /// All that was used so far; `None` once the sandbox is gone.
     #[must_use]
     pub fn read(&self) -> Option<Consumption> {
-        let path = self.path()?;
-        let group = self.hierarchies.group(&path);
+        let group = self.group()?;
+        let memory = group.memory()?;
         let usage = group.usage();
         Some(Consumption {
             cpu: Duration::from_nanos(usage.cpu_ns),
-            memory: group.memory(),
+            memory,
             memory_peak: usage.memory_peak,
             oom_kills: usage.oom_kills,
             throttled: Duration::from_nanos(usage.throttled_ns),
         })
     }
 
-    /// Its group, which is the same in every hierarchy that counts something.
-    fn path(&self) -> Option<String> {
-        let groups = fs::read_to_string(format!("/proc/{}/cgroup", self.pid)).ok()?;
-        let counts = |controllers: &str| match self.hierarchies.version {
-            CgroupVersion::V1 => controllers.split(',').any(|controller| controller == "memory"),
-            CgroupVersion::V2 => controllers.is_empty(),
-        };
-        groups.lines().find_map(|line| {
-            let (_, line) = line.split_once(':')?;
-            let (controllers, path) = line.split_once(':')?;
-            counts(controllers).then(|| path.to_owned())
-        })
+    /// Processes that the kernel killed for want of memory; `None` once the sandbox is gone.
+    pub(crate) fn oom_kills(&self) -> Option<u64> {
+        self.group()?.oom_kills()
     }
+
+    fn group(&self) -> Option<Group<'_>> {
+        Some(self.hierarchies.group(self.group.as_deref()?))
+    }
+}
+
+/// The group of a process, which is the same in every hierarchy that counts something.
+fn path(pid: u32, version: CgroupVersion) -> Option<String> {
+    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    let counts = |controllers: &str| match version {
+        CgroupVersion::V1 => controllers.split(',').any(|controller| controller == "memory"),
+        CgroupVersion::V2 => controllers.is_empty(),
+    };
+    groups.lines().find_map(|line| {
+        let (_, line) = line.split_once(':')?;
+        let (controllers, path) = line.split_once(':')?;
+        counts(controllers).then(|| path.to_owned())
+    })
 }

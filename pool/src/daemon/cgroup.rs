@@ -310,15 +310,16 @@ impl Group<'_> {
         match self.hierarchies.version {
             CgroupVersion::V1 => Usage {
                 oom_kills: self.oom_kills().unwrap_or(0),
-                cpu_ns: self.cpu_ns(),
-                memory_peak: self.number("memory", "memory.max_usage_in_bytes"),
-                throttled_ns: self.keyed("cpu", "cpu.stat", "throttled_time"),
+                cpu_ns: self.cpu_ns().unwrap_or(0),
+                memory_peak: self.number("memory", "memory.max_usage_in_bytes").unwrap_or(0),
+                throttled_ns: self.keyed("cpu", "cpu.stat", "throttled_time").unwrap_or(0),
             },
             CgroupVersion::V2 => Usage {
                 oom_kills: self.oom_kills().unwrap_or(0),
-                cpu_ns: self.cpu_ns(),
-                memory_peak: self.number("memory", "memory.peak"),
-                throttled_ns: self.keyed("cpu", "cpu.stat", "throttled_usec").saturating_mul(1_000),
+                cpu_ns: self.cpu_ns().unwrap_or(0),
+                memory_peak: self.number("memory", "memory.peak").unwrap_or(0),
+                throttled_ns: nanoseconds(self.keyed("cpu", "cpu.stat", "throttled_usec"))
+                    .unwrap_or(0),
             },
         }
     }
@@ -333,16 +334,16 @@ impl Group<'_> {
         Some(value_of(&text, "oom_kill"))
     }
 
-    /// CPU time used so far, in nanoseconds.
-    pub(crate) fn cpu_ns(&self) -> u64 {
+    /// CPU time used so far, in nanoseconds; `None` once the group is removed.
+    pub(crate) fn cpu_ns(&self) -> Option<u64> {
         match self.hierarchies.version {
             CgroupVersion::V1 => self.number("cpuacct", "cpuacct.usage"),
-            CgroupVersion::V2 => self.keyed("cpu", "cpu.stat", "usage_usec").saturating_mul(1_000),
+            CgroupVersion::V2 => nanoseconds(self.keyed("cpu", "cpu.stat", "usage_usec")),
         }
     }
 
-    /// Bytes charged now.
-    pub(crate) fn memory(&self) -> u64 {
+    /// Bytes charged now; `None` once the group is removed.
+    pub(crate) fn memory(&self) -> Option<u64> {
         match self.hierarchies.version {
             CgroupVersion::V1 => self.number("memory", "memory.usage_in_bytes"),
             CgroupVersion::V2 => self.number("memory", "memory.current"),
@@ -456,15 +457,17 @@ impl Group<'_> {
         root.join(&self.path).join(name)
     }
 
-    fn number(&self, controller: &str, name: &str) -> u64 {
-        let text = fs::read_to_string(self.file(controller, name)).unwrap_or_default();
-        text.trim().parse().unwrap_or(0)
+    fn number(&self, controller: &str, name: &str) -> Option<u64> {
+        fs::read_to_string(self.file(controller, name)).ok()?.trim().parse().ok()
     }
 
-    fn keyed(&self, controller: &str, name: &str, key: &str) -> u64 {
-        let text = fs::read_to_string(self.file(controller, name)).unwrap_or_default();
-        value_of(&text, key)
+    fn keyed(&self, controller: &str, name: &str, key: &str) -> Option<u64> {
+        Some(value_of(&fs::read_to_string(self.file(controller, name)).ok()?, key))
     }
+}
+
+fn nanoseconds(microseconds: Option<u64>) -> Option<u64> {
+    microseconds.map(|it| it.saturating_mul(1_000))
 }
 
 /// An error that says where.

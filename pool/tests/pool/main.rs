@@ -13,6 +13,7 @@ use baton_pool::protocol::{self, Exit, SandboxId};
 use baton_pool::reason::{LeaseError, Reason};
 use baton_pool::schedule::{Cause, FunctionId, KeepAlive};
 use baton_pool::spec::{FunctionSpec, Listen};
+use rustix::process::{Pid, Signal, kill_process};
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io;
@@ -391,6 +392,33 @@ async fn whoever_asked_what_cannot_be_executed_hears_the_kernels_answer() {
 }
 
 #[tokio::test]
+async fn what_a_sandbox_has_used_is_its_own_when_it_has_ended_too() {
+    let house = House::start(1);
+    let function = house.warm(hello()).await;
+    let lease = house.pool.try_lease(function).unwrap();
+    let used = lease.meter().cpu().unwrap();
+    // While the daemon collects nobody, the sandbox's init stays a process that has ended.
+    let daemon = Pid::from_child(&house.daemon);
+    kill_process(daemon, Signal::STOP).unwrap();
+    kill(lease.pid());
+    while !has_ended(lease.pid()) {
+        tokio::task::yield_now().await;
+    }
+    let after = lease.meter().cpu();
+    kill_process(daemon, Signal::CONT).unwrap();
+    let more = after.map(|after| after.saturating_sub(used));
+    assert!(more.is_some_and(|more| more < Duration::from_secs(1)), "{more:?}");
+    drop(lease);
+    house.end().await;
+}
+
+/// Whether a process has ended and was not collected yet.
+fn has_ended(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    stat.rsplit_once(") ").unwrap().1.starts_with('Z')
+}
+
+#[tokio::test]
 async fn a_functions_output_is_told_line_by_line() {
     let house = House::start(1);
     house.warm(hello()).await;
@@ -473,6 +501,6 @@ async fn many_requests_at_once_are_all_answered_within_the_bounds() {
 }
 
 fn kill(pid: u32) {
-    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    kill_process(pid, Signal::KILL).unwrap();
 }
