@@ -246,7 +246,7 @@ async fn forward(
                     gone(function, &lease, head.map(|()| body)).await
                 }
                 _ if record.out_of_memory => Attempt::Failed(out_of_memory(function)),
-                _ => Attempt::Failed(problem(&failed, &lease)),
+                _ => Attempt::Failed(problem(&failed, &lease).await),
             }
         }
     }
@@ -257,7 +257,13 @@ async fn gone(function: &Function, lease: &Lease, request: Request<RequestBody>)
     if function.component.is_some() {
         return Attempt::Declined(request, Reason::SandboxGone);
     }
-    Attempt::Failed(crashed(lease.ended().await, "the function ended before it had answered"))
+    Attempt::Failed(crashed(ended(lease).await, "the function ended before it had answered"))
+}
+
+/// Why a sandbox ends. One that had to be started may have broken the connection because it could not be, which the
+/// pool hears of a moment later.
+async fn ended(lease: &Lease) -> Option<Ending> {
+    if lease.was_cold() { lease.ended().await } else { lease.ending() }
 }
 
 /// What is known of a sandbox's end is more than what was seen of it.
@@ -276,11 +282,11 @@ fn out_of_memory(function: &Function) -> Problem {
     Problem::new(Kind::Crashed, format!("the function needed more than its {limit} of memory"))
 }
 
-fn problem(error: &hyper::Error, lease: &Lease) -> Problem {
+async fn problem(error: &hyper::Error, lease: &Lease) -> Problem {
     if error.is_parse() || error.is_parse_too_large() || error.is_parse_status() {
         return Problem::new(Kind::InvalidResponse, "the function's answer is not HTTP");
     }
-    crashed(lease.ending(), "the function closed the connection before it had answered")
+    crashed(ended(lease).await, "the function closed the connection before it had answered")
 }
 
 /// A connection that an earlier request left and that is still good, else a new one, which the

@@ -191,6 +191,9 @@ impl<C: Send + 'static> Keeper<C> {
                     .map_err(|error| StartError::Output(error.into()))?;
             }
         }
+        if let Some(door) = &door {
+            door.backlog.arm();
+        }
         let mut activating = parked
             .activate(&Start {
                 program: &self.spec.program,
@@ -270,23 +273,20 @@ impl<C: Send + 'static> Keeper<C> {
         std::future::pending::<()>().await;
     }
 
-    /// Waits until the function accepts; returns when that was.
-    async fn ready(&self, readiness: Readiness<C>) -> io::Result<SystemTime> {
+    /// Waits until the function accepts; returns by which endpoint it was asked something already.
+    async fn ready(&self, readiness: Readiness<C>) -> io::Result<Option<Arc<Endpoint<C>>>> {
         match readiness {
-            Readiness::Backlog(backlog, None) => backlog.emptied(FIRST).await?,
-            // The request tells when it is read. Whatever is done here before its answer may take the function's core.
+            Readiness::Backlog(backlog, None) => backlog.emptied(FIRST).await.map(|()| None),
+            // The request tells when it is read.
             Readiness::Backlog(backlog, Some(endpoint)) => {
-                backlog.emptied(LOOK.1).await?;
-                let now = SystemTime::now();
-                let _ = tokio::time::timeout(ANSWER, endpoint.answered.notified()).await;
-                return Ok(now);
+                backlog.emptied(LOOK.1).await.map(|()| Some(endpoint))
             }
             Readiness::Connect(sockets, handed_over) => {
                 let (way, first) = self.connected(sockets).await?;
                 self.handed_over(way, first, handed_over);
+                Ok(None)
             }
         }
-        Ok(SystemTime::now())
     }
 
     /// Connects to the socket that the function makes, as soon as it is there.
@@ -322,29 +322,40 @@ impl<C: Send + 'static> Keeper<C> {
     ) {
         let began = SystemTime::now();
         let died = async || end.readable().await.map(drop);
-        tokio::select! {
+        let ready = tokio::select! {
             biased;
-            _ = died() => {
-                if let Ok(Err(failure)) = started_with.activating.outcome() {
-                    let failure = format!("cannot execute: {failure}");
-                    self.shared.tell(Event::StartFailed(self.id, failure));
-                }
-            }
-            looked = self.ready(readiness) => {
-                let end = looked.unwrap_or_else(|error| {
+            _ = died() => None,
+            ready = self.ready(readiness) => Some(ready),
+        };
+        match ready {
+            Some(ready) => {
+                let phase =
+                    Phase { name: "ready".to_owned(), start: began, end: SystemTime::now() };
+                let asked = ready.unwrap_or_else(|error| {
                     // Then the handing over has to do: the backlog absorbs the rest.
                     tracing::warn!(%error, "cannot see whether a function accepts");
-                    SystemTime::now()
+                    None
                 });
-                self.shared.accepted(self.id, Phase {
-                    name: "ready".to_owned(),
-                    start: began,
-                    end,
-                });
+                if let Some(endpoint) = asked {
+                    // What is done here before it has answered takes its core.
+                    tokio::select! {
+                        biased;
+                        _ = died() => {}
+                        () = endpoint.answered.notified() => {}
+                        () = tokio::time::sleep(ANSWER) => {}
+                    }
+                }
+                self.shared.accepted(self.id, phase);
                 tokio::select! {
                     biased;
                     _ = died() => {}
                     () = tokio::time::sleep(SETTLED) => {}
+                }
+            }
+            None => {
+                if let Ok(Err(failure)) = started_with.activating.outcome() {
+                    let failure = format!("cannot execute: {failure}");
+                    self.shared.tell(Event::StartFailed(self.id, failure));
                 }
             }
         }

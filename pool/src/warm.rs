@@ -52,16 +52,22 @@ impl Backlog {
         Ok(Backlog { looks: Diagnostics::of(inode(listener)?)?, pauses: Pauses::new()?, first })
     }
 
+    /// From here on what is written to the connection tells when it is read. To be called before anything is, and before
+    /// there is a function.
+    pub(crate) fn arm(&self) {
+        // It is ready from the start.
+        let unread = |_: &OwnedFd| Err::<(), _>(io::ErrorKind::WouldBlock.into());
+        let _ = self.first.try_io(Interest::WRITABLE, unread);
+    }
+
     /// Waits until whoever connected before the function's start is accepted: looks when what was written there is read,
-    /// and every now and then after a first `pause`.
+    /// after a first `pause`, and then more and more rarely.
     ///
     /// # Errors
     /// When it cannot be seen.
     pub(crate) async fn emptied(&self, mut pause: Duration) -> io::Result<()> {
-        // It is ready from the start.
-        let unread = |_: &OwnedFd| Err::<(), _>(io::ErrorKind::WouldBlock.into());
-        let _ = self.first.try_io(Interest::WRITABLE, unread);
-        let (mut next, longest) = LOOK;
+        let (shortest, longest) = LOOK;
+        let mut next = if pause < longest { shortest } else { longest };
         let mut open = true;
         loop {
             tokio::select! {
@@ -240,6 +246,7 @@ mod tests {
         let backlog = Backlog::of(&listener, &stream).unwrap();
         // That it can be written to is known by now.
         drop(backlog.first.writable().await.unwrap());
+        backlog.arm();
         stream.write_all(b"GET").unwrap();
         let no_pause_ends = Duration::from_secs(3600);
         let mut emptied = std::pin::pin!(backlog.emptied(no_pause_ends));

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use seccompiler::{
     BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition,
-    SeccompFilter, SeccompRule, TargetArch, sock_filter,
+    SeccompFilter, SeccompRule, TargetArch,
 };
 
 /// `(name, number)` of each call.
@@ -89,18 +89,23 @@ pub(super) fn filters() -> Result<[BpfProgram; 2], BackendError> {
 /// them means to get past a filter. Jumps count from where they stand, so instructions may come first.
 #[cfg(target_arch = "x86_64")]
 fn deadly_in_the_way_of_x32(filter: BpfProgram) -> BpfProgram {
+    use seccompiler::sock_filter;
     /// `__X32_SYSCALL_BIT` of asm/unistd.h.
     const X32: u32 = 0x4000_0000;
-    /// `BPF_LD | BPF_W | BPF_ABS` of linux/bpf_common.h, as the next two.
+    /// `BPF_LD | BPF_W | BPF_ABS` of linux/bpf_common.h, as the next three.
     const LOAD: u16 = 0x20;
     /// `BPF_JMP | BPF_JGE | BPF_K`.
     const AT_LEAST: u16 = 0x35;
+    /// `BPF_JMP | BPF_JEQ | BPF_K`.
+    const EQUALS: u16 = 0x15;
     /// `BPF_RET | BPF_K`.
     const RETURN: u16 = 0x06;
     let entry = [
         // The number comes first in `struct seccomp_data`.
         sock_filter { code: LOAD, jt: 0, jf: 0, k: 0 },
-        sock_filter { code: AT_LEAST, jt: 0, jf: 1, k: X32 },
+        sock_filter { code: AT_LEAST, jt: 0, jf: 2, k: X32 },
+        // -1 is no call, which is not deadly.
+        sock_filter { code: EQUALS, jt: 1, jf: 0, k: u32::MAX },
         sock_filter { code: RETURN, jt: 0, jf: 0, k: libc::SECCOMP_RET_KILL_PROCESS },
     ];
     entry.into_iter().chain(filter).collect()

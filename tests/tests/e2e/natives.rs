@@ -1,9 +1,13 @@
 //! Native functions that misbehave: under `native` each failure has its problem, under `hybrid`
 //! the component answers where the request may be repeated.
 
+use std::fs;
+
 use baton_tests::baton::{Baton, Setup};
 use baton_tests::client::{assert_problem, tier_of};
+use baton_tests::functions::functions_dir;
 use baton_tests::wait_until;
+use tempfile::TempDir;
 
 fn native() -> Baton {
     Setup::new().native("misbehaving").with(r#"limits.timeout = "5s""#).start()
@@ -89,6 +93,23 @@ fn a_sandbox_whose_request_timed_out_is_never_used_again() {
 fn a_native_function_that_ends_at_once_is_answered_502() {
     let baton = Setup::new().native("misbehaving").with(r#"env.MISBEHAVE = "exit""#).start();
     assert_problem(&baton.get("/misbehaving"), "crashed", 502);
+}
+
+#[test]
+fn a_native_function_that_cannot_be_executed_is_answered_502_with_the_kernels_answer() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("odd");
+    fs::copy(functions_dir().join("hello"), &path).unwrap();
+    let mut program = fs::read(&path).unwrap();
+    // e_phnum: more program headers than the kernel reads.
+    program[56..58].copy_from_slice(&1200_u16.to_le_bytes());
+    fs::write(&path, program).unwrap();
+    let native = format!("native = {path:?}");
+    let baton = Setup::new().function("odd", "native").with(&native).start();
+    baton.until_parked();
+    let document = assert_problem(&baton.get("/odd"), "crashed", 502);
+    let detail = document["detail"].as_str().unwrap_or_default();
+    assert!(detail.contains("execveat failed: Exec format error"), "{detail}");
 }
 
 #[test]
