@@ -44,9 +44,6 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// ten descriptors earlier would take the core from it.
 const SETTLED: Duration = Duration::from_millis(10);
 
-/// How long the answer to a first request is waited for with all that its sandbox is not needed for.
-const ANSWER: Duration = Duration::from_millis(1);
-
 #[derive(Debug, thiserror::Error)]
 enum StartError {
     #[error(transparent)]
@@ -273,13 +270,16 @@ impl<C: Send + 'static> Keeper<C> {
         std::future::pending::<()>().await;
     }
 
-    /// Waits until the function accepts; returns by which endpoint it was asked something already.
-    async fn ready(&self, readiness: Readiness<C>) -> io::Result<Option<Arc<Endpoint<C>>>> {
+    /// Waits until the function accepts; returns by which endpoint it was asked something already, and what waits.
+    async fn ready(
+        &self,
+        readiness: Readiness<C>,
+    ) -> io::Result<Option<(Backlog, Arc<Endpoint<C>>)>> {
         match readiness {
             Readiness::Backlog(backlog, None) => backlog.emptied(FIRST).await.map(|()| None),
             // The request tells when it is read.
             Readiness::Backlog(backlog, Some(endpoint)) => {
-                backlog.emptied(LOOK.1).await.map(|()| Some(endpoint))
+                backlog.emptied(LOOK.1).await.map(|()| Some((backlog, endpoint)))
             }
             Readiness::Connect(sockets, handed_over) => {
                 let (way, first) = self.connected(sockets).await?;
@@ -336,13 +336,13 @@ impl<C: Send + 'static> Keeper<C> {
                     tracing::warn!(%error, "cannot see whether a function accepts");
                     None
                 });
-                if let Some(endpoint) = asked {
+                if let Some((backlog, endpoint)) = asked {
                     // What is done here before it has answered takes its core.
                     tokio::select! {
                         biased;
                         _ = died() => {}
                         () = endpoint.answered.notified() => {}
-                        () = tokio::time::sleep(ANSWER) => {}
+                        () = backlog.rest(LOOK.1) => {}
                     }
                 }
                 self.shared.accepted(self.id, phase);

@@ -60,8 +60,8 @@ impl Backlog {
         let _ = self.first.try_io(Interest::WRITABLE, unread);
     }
 
-    /// Waits until whoever connected before the function's start is accepted: looks when what was written there is read,
-    /// after a first `pause`, and then more and more rarely.
+    /// Waits until whoever connected before the function's start is accepted: what was written there is read by nobody
+    /// else. Looks too, after a first `pause`, and then more and more rarely.
     ///
     /// # Errors
     /// When it cannot be seen.
@@ -72,7 +72,10 @@ impl Backlog {
         loop {
             tokio::select! {
                 biased;
-                read = self.read(), if open => open = read?,
+                read = self.read(), if open => match read? {
+                    true => return Ok(()),
+                    false => open = false,
+                },
                 paused = self.pauses.pause(pause) => paused?,
             }
             match self.looks.backlog() {
@@ -86,7 +89,13 @@ impl Backlog {
         }
     }
 
-    /// Waits until somebody has read from the connection; whether that can happen again.
+    /// Leaves the function alone for so long.
+    pub(crate) async fn rest(&self, pause: Duration) {
+        // Without a timer there is nothing to wait for.
+        let _ = self.pauses.pause(pause).await;
+    }
+
+    /// Waits until somebody has read from the connection; `false` when it was closed, which nobody can tell from that.
     async fn read(&self) -> io::Result<bool> {
         let mut ready = self.first.writable().await?;
         let open = !ready.ready().is_write_closed();
