@@ -15,15 +15,46 @@ use baton_pool::activation::{Activating, Limits, Parked, Program, Start, StartFa
 use baton_pool::daemon::sweep::{RunLock, sweep};
 use baton_pool::protocol::{self, FromDaemon, Question, SandboxId, Step, ToDaemon};
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
+};
 
 pub(crate) const LIMITS: Limits = Limits { memory: 64 << 20, cpu: 1.0, pids: 16, descriptors: 128 };
 
-/// A daemon with a state directory and a control group of its own; dropped, it is ended and all of it removed.
+/// A daemon with a state directory and a control group of its own. [`Daemon::end`] it; a test that fails before has all
+/// of it removed.
 pub(crate) struct Daemon {
     pub(crate) run: Run,
     pub(crate) host: OwnedFd,
     pub(crate) supervisor: OwnedFd,
     pub(crate) process: Child,
+    _leftovers: Leftovers,
+}
+
+/// Removes what a test leaves that fails: its daemon, the sandboxes and their groups.
+pub(crate) struct Leftovers {
+    run: Run,
+    daemon: OwnedFd,
+}
+
+impl Leftovers {
+    pub(crate) fn of(run: &Run, daemon: &Child) -> Leftovers {
+        let pidfd = pidfd_open(Pid::from_child(daemon), PidfdFlags::empty()).unwrap();
+        Leftovers { run: run.clone(), daemon: pidfd }
+    }
+}
+
+impl Drop for Leftovers {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // It may have ended, and been waited for, before the test failed.
+            let _ = pidfd_send_signal(&self.daemon, Signal::KILL);
+            let _ = waitid(WaitId::PidFd(self.daemon.as_fd()), WaitIdOptions::EXITED);
+            // Whatever fails here, the test has failed for another reason already.
+            let _ = sweep(&self.run.state_root, &self.run.cgroup_root);
+            let _ = fs::remove_dir_all(&self.run.state_root);
+        }
+    }
 }
 
 /// What outlives a daemon: its names.
@@ -95,7 +126,8 @@ impl Daemon {
             .stdout(Stdio::from(daemons))
             .spawn()
             .unwrap();
-        let mut started = Daemon { run, host, supervisor, process };
+        let _leftovers = Leftovers::of(&run, &process);
+        let mut started = Daemon { run, host, supervisor, process, _leftovers };
         assert!(matches!(started.hear().0, FromDaemon::Ready { .. }));
         started
     }

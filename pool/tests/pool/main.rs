@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use support::{LIMITS, Run, server};
+use support::{LIMITS, Leftovers, Run, server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::Notify;
@@ -37,6 +37,7 @@ struct House {
     daemon: Child,
     tasks: JoinSet<()>,
     told: Arc<Told>,
+    _leftovers: Leftovers,
 }
 
 #[derive(Default)]
@@ -64,7 +65,8 @@ impl House {
         tasks.spawn(driver);
         let (daemon, host) = start_daemon(&run);
         pool.connect(host);
-        House { run, pool, daemon, tasks, told }
+        let _leftovers = Leftovers::of(&run, &daemon);
+        House { run, pool, daemon, tasks, told, _leftovers }
     }
 
     /// The first event, past or to come, in which `wanted` finds something.
