@@ -5,7 +5,8 @@
 //! and IP, few `prctl` and `ioctl` commands. What is not allowed does not exist (`ENOSYS`), so that libraries fall
 //! back, as the C library does from `clone3`.
 //!
-//! Both are compiled once. libcontainer would compile its own for each sandbox, a twentieth of what that costs.
+//! Both are compiled once. While libcontainer compiled the first, for each sandbox anew, a cold start took an eighth
+//! longer.
 
 use std::collections::BTreeMap;
 
