@@ -3,7 +3,7 @@
 use std::io::{IsTerminal as _, stderr};
 use std::sync::OnceLock;
 
-use tracing_appender::non_blocking::{ErrorCounter, WorkerGuard};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
@@ -12,6 +12,9 @@ use crate::progress::Above;
 
 /// libcontainer and libcgroups report every controller that they do not find, for each sandbox.
 const DEFAULT: &str = "info,libcgroups=error,libcontainer=error";
+
+/// Lines that wait to be written; the queue's memory is all touched at the start, 32 bytes for each.
+const LINES_MAX: usize = 16_384;
 
 /// Counts the lines that the host's log has lost.
 static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
@@ -32,7 +35,9 @@ pub fn start(format: LogFormat, filter: Option<&str>, writing: Writing) -> Optio
     let (writer, guard) = match writing {
         Writing::Directly => (BoxMakeWriter::new(stderr), None),
         Writing::Aside => {
-            let (writer, guard) = tracing_appender::non_blocking(Above(stderr()));
+            let (writer, guard) = NonBlockingBuilder::default()
+                .buffered_lines_limit(LINES_MAX)
+                .finish(Above(stderr()));
             // There is one log in a process.
             let _ = DROPPED.set(writer.error_counter());
             (BoxMakeWriter::new(writer), Some(guard))
