@@ -115,7 +115,8 @@ pub async fn attempt(
     }
     native.serves(lease.id(), (record.context.trace_id, record.work_span));
     record.served = Some(Served { sandbox: lease.id(), pid: lease.pid() });
-    forward(function, native, record, intake, lease, request).await
+    // Boxed, for a request that is answered by Wasm holds the place of this as well.
+    Box::pin(forward(function, native, record, intake, lease, request)).await
 }
 
 /// Answers a request that nobody waits for; `None` when no sandbox did.

@@ -291,7 +291,9 @@ impl Server {
 
     async fn serve(self: Arc<Self>, socket: Socket, mut peer: Peer) {
         peer.secure = self.tls.is_some() && matches!(socket, Socket::Tcp(_));
-        let spoken = match tokio::time::timeout(self.header_timeout, self.agree(socket)).await {
+        let spoken = match tokio::time::timeout(self.header_timeout, Box::pin(self.agree(socket)))
+            .await
+        {
             Ok(Ok(spoken)) => spoken,
             // Clients that leave, dally or speak badly are their own affair.
             Ok(Err(error)) => return tracing::debug!(%error, "a connection ended before its start"),
@@ -322,8 +324,9 @@ impl Server {
                 }
             }
             Spoken::Http2(stream) => {
-                let mut connection =
-                    pin!(self.http2.serve_connection(TokioIo::new(stream), service));
+                // Boxed, for it is larger than all that a connection of HTTP/1 needs.
+                let connection = self.http2.serve_connection(TokioIo::new(stream), service);
+                let mut connection = Box::pin(connection);
                 tokio::select! {
                     ended = connection.as_mut() => ended,
                     () = closing => {
