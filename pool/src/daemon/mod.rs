@@ -15,6 +15,7 @@ pub(crate) mod cgroup;
 mod crew;
 pub mod delegation;
 mod network;
+mod priority;
 pub mod probe;
 mod root;
 mod seccomp;
@@ -46,6 +47,7 @@ use rustix::process::{
 
 use self::cgroup::{Group, Usage};
 use self::crew::Worker;
+use self::priority::Priority;
 use self::probe::Machine;
 use self::root::{Attachment, Given};
 use self::worker::Workshop;
@@ -149,6 +151,7 @@ impl Daemon {
         if users.start == 0 || users.len() < spec::UIDS_EACH as usize || users.contains(&65534) {
             return Err(Error::Users(config.uids.clone()));
         }
+        let priority = Priority::lower();
         let machine = Machine::probe();
         let missing = machine.missing();
         if !missing.is_empty() {
@@ -164,6 +167,7 @@ impl Daemon {
             hierarchies,
             stub: Rc::new(stub),
             filters: Rc::new(seccomp::filters().map_err(Error::Filter)?),
+            priority,
         };
         let mut daemon = Daemon {
             config,

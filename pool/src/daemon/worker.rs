@@ -34,6 +34,7 @@ use serde::{Deserialize, Serialize};
 use super::cgroup::Hierarchies;
 use super::chain;
 use super::network::{self, NetworkError};
+use super::priority::Priority;
 use super::spec;
 use super::state::{BUNDLES, CONTAINERS, ROOT, ROOT_WITH_TMP};
 use crate::protocol::{self, CgroupFile, SandboxId, Step};
@@ -67,6 +68,8 @@ pub(super) struct Workshop {
     pub(super) stub: Rc<OwnedFd>,
     /// Of system calls, in the order in which they are applied.
     pub(super) filters: Rc<[BpfProgram; 2]>,
+    /// Of what makes sandboxes.
+    pub(super) priority: Priority,
 }
 
 /// Why a sandbox could not be made.
@@ -145,7 +148,7 @@ fn make(job: &Making, workshop: &Workshop) -> Result<Made, MakeError> {
     let (control, inside) = protocol::channel().map_err(MakeError::Descriptors)?;
     let null =
         || File::options().read(true).write(true).open("/dev/null").map_err(MakeError::Descriptors);
-    let mut container = ContainerBuilder::new(job.id.to_string(), SyscallType::default())
+    let builder = ContainerBuilder::new(job.id.to_string(), SyscallType::default())
         .with_root_path(CONTAINERS)
         .map_err(MakeError::Create)?
         .with_executor(ParkStub {
@@ -159,9 +162,9 @@ fn make(job: &Making, workshop: &Workshop) -> Result<Made, MakeError> {
         .map_err(MakeError::Create)?
         .as_init(&bundle)
         .with_systemd(false)
-        .with_detach(true)
-        .build()
-        .map_err(MakeError::Create)?;
+        .with_detach(true);
+    let mut container =
+        workshop.priority.in_front(|| builder.build()).map_err(MakeError::Create)?;
     steps.end("create");
 
     container.start().map_err(MakeError::Start)?;

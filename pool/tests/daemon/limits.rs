@@ -95,3 +95,18 @@ fn all_sandboxes_together_weigh_less_than_a_neighbour() {
     assert!(!weights.is_empty() && weights.iter().all(|weight| *weight < default), "{weights:?}");
     daemon.end();
 }
+
+#[test]
+fn the_daemon_stands_behind_for_a_core_and_what_a_sandbox_runs_does_not() {
+    let nice = |pid: u32| {
+        let pid = rustix::process::Pid::from_raw(pid.cast_signed());
+        rustix::process::getpriority_process(pid).unwrap()
+    };
+    let usual = nice(std::process::id());
+    let mut daemon = Daemon::start();
+    let sandbox = daemon.park(1);
+    assert_eq!(nice(sandbox.pid), usual);
+    let function = sandbox.activate(&daemon.run, LIMITS);
+    assert_eq!((nice(function.pid), nice(daemon.process.id())), (usual, usual + 10));
+    daemon.end();
+}
