@@ -1,35 +1,53 @@
 //! The daemon's place in the queue for a core: behind the requests that are being answered.
 //!
-//! Making and removing sandboxes is work for later requests, done beside those that somebody waits for. Requests answered
-//! by Wasm took, at the 99th percentile, twice as long while 20 sandboxes a second were made when both had the same
-//! priority, and take 1.4 times as long with this one, no less with 15 (`just bench tiers --only warming`). A sandbox has
-//! the priority that Baton was started with, and the weight of its control group.
+//! Making and removing sandboxes is work for later requests, done beside those that somebody waits for. While 20
+//! sandboxes a second are made, requests answered by Wasm take 1.2 to 1.4 times as long at the 99th percentile as while
+//! none is; twice as long when both have the same priority, 1.2 to 1.5 times with the daemon's alone lowered
+//! (`just bench tiers --only warming`). A sandbox has the priority that Baton was started with, and the weight of its
+//! control group.
 
-use rustix::process::{getpriority_process, setpriority_process};
+use std::io;
+
+use rustix::process::{Pid, getpriority_process, setpriority_process};
 
 /// How much further back than Baton, as a nice value: a tenth of a core that both want all the time.
 const BEHIND: i32 = 10;
 
-/// The priority of this process, and the one that it was started with. All this is a courtesy, without which everything
-/// works: where the kernel does not allow it, nothing changes.
+/// The priority that Baton was started with, as a nice value.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Priority {
-    usual: i32,
-}
+pub(super) struct Priority(i32);
 
 impl Priority {
-    /// Has this process stand behind from here on.
+    /// Has this process stand behind from here on. It is a courtesy, without which everything works.
     pub(super) fn lower() -> Self {
-        let priority = Self { usual: getpriority_process(None).unwrap_or(0) };
-        let _ = setpriority_process(None, priority.usual + BEHIND);
-        priority
+        let usual = getpriority_process(None).unwrap_or(0);
+        let _ = setpriority_process(None, usual + BEHIND);
+        Self(usual)
     }
 
-    /// Has this process stand in front while it does something, for the sake of processes that it starts.
-    pub(super) fn in_front<T>(self, start: impl FnOnce() -> T) -> T {
-        let _ = setpriority_process(None, self.usual);
-        let started = start();
-        let _ = setpriority_process(None, self.usual + BEHIND);
-        started
+    /// For a worker within its sandbox's control group: whoever else wakes up has the core at once. The group has its
+    /// share of the cores all the same, which it could not have elsewhere.
+    pub(super) fn give_way() -> io::Result<()> {
+        schedule(None, libc::SCHED_IDLE)
     }
+
+    /// The same for a worker that leaves the group.
+    pub(super) fn give_way_no_more() -> io::Result<()> {
+        schedule(None, libc::SCHED_OTHER)
+    }
+
+    /// Gives a sandbox's init, which has both from its worker, what Baton was started with.
+    pub(super) fn give(self, init: Pid) -> io::Result<()> {
+        schedule(Some(init), libc::SCHED_OTHER)?;
+        Ok(setpriority_process(Some(init), self.0)?)
+    }
+}
+
+#[expect(unsafe_code, reason = "neither rustix nor nix has this system call")]
+fn schedule(process: Option<Pid>, policy: libc::c_int) -> io::Result<()> {
+    let parameter = libc::sched_param { sched_priority: 0 };
+    // SAFETY: the kernel only reads the parameter.
+    let set =
+        unsafe { libc::sched_setscheduler(Pid::as_raw(process), policy, &raw const parameter) };
+    if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -89,6 +89,8 @@ enum MakeError {
     NotParked(#[source] io::Error),
     #[error("cannot make the sandbox's control group")]
     Group(#[source] io::Error),
+    #[error("cannot give the sandbox its priority")]
+    Priority(#[source] io::Error),
     #[error("cannot open the control group's files")]
     Cgroup(#[source] io::Error),
     #[error(transparent)]
@@ -139,6 +141,7 @@ fn make(job: &Making, workshop: &Workshop) -> Result<Made, MakeError> {
     let mut steps = Steps::begin();
     let group = workshop.hierarchies.group(&job.cgroup);
     group.found(spec::PARKED_MEMORY, spec::PARKED_PIDS).map_err(MakeError::Group)?;
+    Priority::give_way().map_err(MakeError::Priority)?;
     steps.end("group");
 
     let bundle = format!("{BUNDLES}/{}", job.id);
@@ -148,7 +151,7 @@ fn make(job: &Making, workshop: &Workshop) -> Result<Made, MakeError> {
     let (control, inside) = protocol::channel().map_err(MakeError::Descriptors)?;
     let null =
         || File::options().read(true).write(true).open("/dev/null").map_err(MakeError::Descriptors);
-    let builder = ContainerBuilder::new(job.id.to_string(), SyscallType::default())
+    let mut container = ContainerBuilder::new(job.id.to_string(), SyscallType::default())
         .with_root_path(CONTAINERS)
         .map_err(MakeError::Create)?
         .with_executor(ParkStub {
@@ -162,9 +165,9 @@ fn make(job: &Making, workshop: &Workshop) -> Result<Made, MakeError> {
         .map_err(MakeError::Create)?
         .as_init(&bundle)
         .with_systemd(false)
-        .with_detach(true);
-    let mut container =
-        workshop.priority.in_front(|| builder.build()).map_err(MakeError::Create)?;
+        .with_detach(true)
+        .build()
+        .map_err(MakeError::Create)?;
     steps.end("create");
 
     container.start().map_err(MakeError::Start)?;
@@ -177,6 +180,8 @@ fn make(job: &Making, workshop: &Workshop) -> Result<Made, MakeError> {
     let init = Pid::from_raw(pid).ok_or(MakeError::NoInit)?;
     let pidfd = pidfd_open(init, PidfdFlags::empty())
         .map_err(|error| MakeError::Descriptors(error.into()))?;
+    workshop.priority.give(init).map_err(MakeError::Priority)?;
+    Priority::give_way_no_more().map_err(MakeError::Priority)?;
     group.leave().map_err(MakeError::Group)?;
     let files = group.limit_files().map_err(MakeError::Cgroup)?;
     steps.end("open limits");

@@ -108,5 +108,9 @@ fn the_daemon_stands_behind_for_a_core_and_what_a_sandbox_runs_does_not() {
     assert_eq!(nice(sandbox.pid), usual);
     let function = sandbox.activate(&daemon.run, LIMITS);
     assert_eq!((nice(function.pid), nice(daemon.process.id())), (usual, usual + 10));
+    let status = std::fs::read_to_string(format!("/proc/{}/stat", function.pid)).unwrap();
+    // Of the fields after the name (`proc_pid_stat(5)`), the 41st of all: the scheduling policy.
+    let policy = status.rsplit(')').next().unwrap().split_whitespace().nth(41 - 3);
+    assert_eq!(policy, Some("0"), "SCHED_OTHER");
     daemon.end();
 }
