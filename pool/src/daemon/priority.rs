@@ -6,19 +6,18 @@
 //! (`just bench tiers --only warming`). A sandbox has the priority that Baton was started with, and the weight of its
 //! control group.
 
-use std::io;
-
 use rustix::process::{Pid, getpriority_process, setpriority_process};
 
 /// How much further back than Baton, as a nice value: a tenth of a core that both want all the time.
 const BEHIND: i32 = 10;
 
-/// The priority that Baton was started with, as a nice value.
+/// The priority that Baton was started with, as a nice value. All that is done with it is a courtesy, without which
+/// everything works: where the kernel does not allow it, nothing is said.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Priority(i32);
 
 impl Priority {
-    /// Has this process stand behind from here on. It is a courtesy, without which everything works.
+    /// Has this process stand behind from here on.
     pub(super) fn lower() -> Self {
         let usual = getpriority_process(None).unwrap_or(0);
         let _ = setpriority_process(None, usual + BEHIND);
@@ -27,27 +26,25 @@ impl Priority {
 
     /// For a worker within its sandbox's control group: whoever else wakes up has the core at once. The group has its
     /// share of the cores all the same, which it could not have elsewhere.
-    pub(super) fn give_way() -> io::Result<()> {
-        schedule(None, libc::SCHED_IDLE)
+    pub(super) fn give_way() {
+        schedule(None, libc::SCHED_IDLE);
     }
 
     /// The same for a worker that leaves the group.
-    pub(super) fn give_way_no_more() -> io::Result<()> {
-        schedule(None, libc::SCHED_OTHER)
+    pub(super) fn give_way_no_more() {
+        schedule(None, libc::SCHED_OTHER);
     }
 
     /// Gives a sandbox's init, which has both from its worker, what Baton was started with.
-    pub(super) fn give(self, init: Pid) -> io::Result<()> {
-        schedule(Some(init), libc::SCHED_OTHER)?;
-        Ok(setpriority_process(Some(init), self.0)?)
+    pub(super) fn give(self, init: Pid) {
+        schedule(Some(init), libc::SCHED_OTHER);
+        let _ = setpriority_process(Some(init), self.0);
     }
 }
 
 #[expect(unsafe_code, reason = "neither rustix nor nix has this system call")]
-fn schedule(process: Option<Pid>, policy: libc::c_int) -> io::Result<()> {
+fn schedule(process: Option<Pid>, policy: libc::c_int) {
     let parameter = libc::sched_param { sched_priority: 0 };
     // SAFETY: the kernel only reads the parameter.
-    let set =
-        unsafe { libc::sched_setscheduler(Pid::as_raw(process), policy, &raw const parameter) };
-    if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    let _ = unsafe { libc::sched_setscheduler(Pid::as_raw(process), policy, &raw const parameter) };
 }

@@ -89,8 +89,6 @@ enum MakeError {
     NotParked(#[source] io::Error),
     #[error("cannot make the sandbox's control group")]
     Group(#[source] io::Error),
-    #[error("cannot give the sandbox its priority")]
-    Priority(#[source] io::Error),
     #[error("cannot open the control group's files")]
     Cgroup(#[source] io::Error),
     #[error(transparent)]
@@ -141,7 +139,7 @@ fn make(job: &Making, workshop: &Workshop) -> Result<Made, MakeError> {
     let mut steps = Steps::begin();
     let group = workshop.hierarchies.group(&job.cgroup);
     group.found(spec::PARKED_MEMORY, spec::PARKED_PIDS).map_err(MakeError::Group)?;
-    Priority::give_way().map_err(MakeError::Priority)?;
+    Priority::give_way();
     steps.end("group");
 
     let bundle = format!("{BUNDLES}/{}", job.id);
@@ -180,8 +178,8 @@ fn make(job: &Making, workshop: &Workshop) -> Result<Made, MakeError> {
     let init = Pid::from_raw(pid).ok_or(MakeError::NoInit)?;
     let pidfd = pidfd_open(init, PidfdFlags::empty())
         .map_err(|error| MakeError::Descriptors(error.into()))?;
-    workshop.priority.give(init).map_err(MakeError::Priority)?;
-    Priority::give_way_no_more().map_err(MakeError::Priority)?;
+    workshop.priority.give(init);
+    Priority::give_way_no_more();
     group.leave().map_err(MakeError::Group)?;
     let files = group.limit_files().map_err(MakeError::Cgroup)?;
     steps.end("open limits");
