@@ -62,7 +62,7 @@ test: setup format deny functions lint documentation
     @# Tests run side by side, so none of them removes the parent of their cgroups; rmdir takes it only when empty.
     @rmdir /sys/fs/cgroup/baton /sys/fs/cgroup/*/baton 2>/dev/null || true
 
-# The pool's slow tests (a thousand sandboxes, twice) and its own timing; not part of CI
+# The pool's slow tests (a thousand sandboxes, twice); not part of CI
 test-pool-slow: setup
     cargo nextest run {{everything}} --run-ignored only --no-capture -E 'package(baton-pool) & binary(daemon)'
 

@@ -9,5 +9,4 @@ mod limits;
 mod network;
 mod removal;
 mod root;
-mod speed;
 mod support;
