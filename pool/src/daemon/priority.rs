@@ -24,8 +24,8 @@ impl Priority {
         Self(usual)
     }
 
-    /// For a worker within its sandbox's control group: whoever else wakes up has the core at once. The group has its
-    /// share of the cores all the same, which it could not have elsewhere.
+    /// For a worker within its sandbox's control group, which has its share of the cores all the same: whoever wakes up
+    /// has the core at once, where the kernel compares tasks and not their groups.
     pub(super) fn give_way() {
         schedule(None, libc::SCHED_IDLE);
     }
