@@ -20,6 +20,7 @@ pub mod explain;
 pub mod function;
 pub mod gate;
 pub mod handover;
+pub mod head;
 pub mod host;
 pub mod in_flight;
 pub mod lines;

@@ -16,8 +16,14 @@ use clap::Parser as _;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::SigSet;
+use tikv_jemallocator::Jemalloc;
 use tracing_appender::non_blocking::WorkerGuard;
 use wasmtime::PoolingAllocationConfig;
+
+/// For memory: of hyper's buffers, mostly empty, it leaves the second page untouched, where glibc's pieces share pages
+/// with their neighbours (`just bench wasm --only memory`).
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 /// Usage or configuration.
 const MISUSE: u8 = 2;

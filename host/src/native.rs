@@ -51,11 +51,11 @@ pub(crate) type Lease = baton_pool::lease::Lease<Connection>;
 /// What came of offering a request to the native tier.
 pub enum Attempt {
     /// The function answered.
-    Answered(Response<NativeBody>),
+    Answered(Box<Response<NativeBody>>),
     /// It failed, and the request cannot be given to another.
     Failed(Problem),
     /// It did not take the request, for this reason.
-    Declined(Request<RequestBody>, Reason),
+    Declined(Box<Request<RequestBody>>, Reason),
 }
 
 /// Offers a request to the native tier, as its function's policy says.
@@ -63,7 +63,7 @@ pub async fn attempt(
     function: &Function,
     record: &mut Record,
     intake: &Intake,
-    request: Request<RequestBody>,
+    request: Box<Request<RequestBody>>,
 ) -> Attempt {
     let demoted = function.guard.as_ref().is_some_and(Guard::is_demoted);
     // Only a function in a sandbox can speak another protocol than HTTP.
@@ -84,7 +84,8 @@ pub async fn attempt(
             // Nobody waits while there is room, so nobody is overtaken.
             match native.try_lease() {
                 Some(lease) => (Reason::Policy, lease),
-                None => match native.lease(&record.context).await {
+                // Boxed, here and below, for a request that is answered by Wasm holds the place of this as well.
+                None => match Box::pin(native.lease(&record.context)).await {
                     Ok(lease) => (Reason::Policy, lease),
                     Err(problem) => return Attempt::Failed(problem),
                 },
@@ -115,7 +116,6 @@ pub async fn attempt(
     }
     native.serves(lease.id(), (record.context.trace_id, record.work_span));
     record.served = Some(Served { sandbox: lease.id(), pid: lease.pid() });
-    // Boxed, for a request that is answered by Wasm holds the place of this as well.
     Box::pin(forward(function, native, record, intake, lease, request)).await
 }
 
@@ -124,13 +124,13 @@ pub(crate) async fn shadow(
     function: &Function,
     record: &mut Record,
     intake: &Intake,
-    request: Request<RequestBody>,
+    request: Box<Request<RequestBody>>,
 ) -> Option<Result<Response<NativeBody>, Problem>> {
     let native = function.native.as_ref()?;
     let lease = native.lease(&record.context).await.ok()?;
     record.cold = lease.was_cold();
     match forward(function, native, record, intake, lease, request).await {
-        Attempt::Answered(response) => Some(Ok(response)),
+        Attempt::Answered(response) => Some(Ok(*response)),
         Attempt::Failed(problem) => Some(Err(problem)),
         Attempt::Declined(..) => None,
     }
@@ -165,7 +165,7 @@ async fn adaptive(
         }
         (_, None) => {
             record.enter(Phase::Lease);
-            let leased = native.lease(&record.context);
+            let leased = Box::pin(native.lease(&record.context));
             let leased = match plan.patience {
                 Some(patience) => timeout(patience, leased).await.map_err(|_| Reason::Late)?,
                 None => leased.await,
@@ -181,7 +181,7 @@ async fn forward(
     record: &mut Record,
     intake: &Intake,
     lease: Lease,
-    mut request: Request<RequestBody>,
+    mut request: Box<Request<RequestBody>>,
 ) -> Attempt {
     let stands_in = function.component.is_some() && !record.is_shadow;
     let repeatable = stands_in && repeatable(function, request.method());
@@ -200,7 +200,7 @@ async fn forward(
     let mut watch: Watch = Box::pin(cpu_time::watch(&function.spec, lease.meter(), native.ticks()));
     let sent = tokio::select! {
         biased;
-        sent = connection.send(request) => sent,
+        sent = connection.send(*request) => sent,
         // The sandbox, which is at work still, goes with its lease.
         () = &mut watch => return Attempt::Failed(cpu_time::problem(&function.spec)),
     };
@@ -220,17 +220,17 @@ async fn forward(
                 headers.insert(header::UPGRADE, protocol);
             }
             let held = Some((lease, connection));
-            Attempt::Answered(response.map(|body| NativeBody {
+            Attempt::Answered(Box::new(response.map(|body| NativeBody {
                 body,
                 switched,
                 held,
                 watch,
                 failing: None,
-            }))
+            })))
         }
         Err(mut failed) => {
             if let Some(request) = failed.take_message() {
-                return gone(function, &lease, request).await;
+                return gone(function, &lease, Box::new(request)).await;
             }
             let failed = failed.into_error();
             record.out_of_memory = lease.ran_out_of_memory().await;
@@ -244,7 +244,7 @@ async fn forward(
             match again.and_then(|head| Some((head, intake.reader()?))) {
                 Some((head, body)) => {
                     record.retried = !untouched;
-                    gone(function, &lease, head.map(|()| body)).await
+                    gone(function, &lease, Box::new(head.map(|()| body))).await
                 }
                 _ if record.out_of_memory => Attempt::Failed(out_of_memory(function)),
                 _ => Attempt::Failed(problem(&failed, &lease).await),
@@ -254,7 +254,7 @@ async fn forward(
 }
 
 /// The sandbox is gone: the component answers, if there is one.
-async fn gone(function: &Function, lease: &Lease, request: Request<RequestBody>) -> Attempt {
+async fn gone(function: &Function, lease: &Lease, request: Box<Request<RequestBody>>) -> Attempt {
     if function.component.is_some() {
         return Attempt::Declined(request, Reason::SandboxGone);
     }

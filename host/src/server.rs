@@ -274,8 +274,9 @@ impl Server {
 
     async fn begin(self: &Arc<Self>, accepted: Accepted) {
         match accepted {
-            Ok((stream, peer)) => {
-                self.host.connections.spawn(Arc::clone(self).serve(stream, peer));
+            Ok((stream, mut peer)) => {
+                peer.secure = self.tls.is_some() && matches!(stream, Socket::Tcp(_));
+                self.host.connections.spawn(Arc::clone(self).serve(stream, Arc::new(peer)));
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
@@ -289,18 +290,16 @@ impl Server {
         listener.accept(place.map_err(io::Error::other)?).await
     }
 
-    async fn serve(self: Arc<Self>, socket: Socket, mut peer: Peer) {
-        peer.secure = self.tls.is_some() && matches!(socket, Socket::Tcp(_));
-        let spoken = match tokio::time::timeout(self.header_timeout, Box::pin(self.agree(socket)))
-            .await
-        {
+    async fn serve(self: Arc<Self>, socket: Socket, peer: Arc<Peer>) {
+        // Boxed, for it is over before the first request, and a TLS handshake needs much.
+        let agreed = Box::pin(self.agree(socket));
+        let spoken = match tokio::time::timeout(self.header_timeout, agreed).await {
             Ok(Ok(spoken)) => spoken,
             // Clients that leave, dally or speak badly are their own affair.
             Ok(Err(error)) => return tracing::debug!(%error, "a connection ended before its start"),
             Err(_) => return tracing::debug!("a connection took too long to say anything"),
         };
         let host = Arc::clone(&self.host);
-        let peer = Arc::new(peer);
         let service = service_fn(move |request| {
             service::serve(Arc::clone(&host), Arc::clone(&peer), request)
         });

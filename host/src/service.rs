@@ -17,6 +17,7 @@ use tokio::time::timeout_at;
 
 use crate::answer::{Answer, Source};
 use crate::function::{Component, Function, Loaded};
+use crate::head;
 use crate::host::Host;
 use crate::in_flight::InFlight;
 use crate::native;
@@ -43,8 +44,9 @@ const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 pub async fn serve(
     host: Arc<Host>,
     peer: Arc<Peer>,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Result<Response<Answer>, Infallible> {
+    head::detach(&mut request);
     let context = RequestContext::accept(request.headers(), &host.observer.sampler);
     let record = Record::new(&request, context, peer);
     let mut in_flight = InFlight::new(record, Arc::clone(&host.observer));
@@ -130,7 +132,8 @@ async fn answer(
     let (head, body) = request.into_parts();
     let intake = in_flight.intake.insert(Intake::new(body, limits.request_body.0)).clone();
     let Some(body) = intake.reader() else { unreachable!("nothing of the body was read yet") };
-    let mut request = Request::from_parts(head, body);
+    // Boxed, for it is handed on from future to future, and each would have a place for all of it.
+    let mut request = Box::new(Request::from_parts(head, body));
     rewrite(&mut request, prefix, &in_flight.record)?;
     in_flight.sample = Sample::of(&function, &request, &host.tasks, &host.observer);
     if let Some(asked) = &in_flight.asked {
@@ -149,10 +152,10 @@ async fn dispatch(
     record: &mut Record,
     intake: &Intake,
     deadline: Instant,
-    request: Request<RequestBody>,
+    request: Box<Request<RequestBody>>,
 ) -> Result<Response<Source>, Problem> {
     match native::attempt(function, record, intake, request).await {
-        native::Attempt::Answered(response) => Ok(response.map(Source::Native)),
+        native::Attempt::Answered(response) => Ok((*response).map(Source::Native)),
         native::Attempt::Failed(problem) => Err(problem),
         native::Attempt::Declined(request, reason) => {
             if reason == Reason::SandboxGone {
@@ -172,13 +175,13 @@ pub(crate) async fn run_component(
     component: &Component,
     record: &mut Record,
     deadline: Instant,
-    mut request: Request<RequestBody>,
+    mut request: Box<Request<RequestBody>>,
 ) -> Result<Response<Source>, Problem> {
     let loaded = load(component, record).await?;
     record.enter(Phase::Instantiate);
     record.pass_on(request.headers_mut());
     let invocation = Invocation { id: record.context.span_id, caller: record.caller() };
-    let mut call = loaded.program.start(request, record.peer.secure, invocation);
+    let mut call = loaded.program.start(*request, record.peer.secure, invocation);
     // The bound that counts is the one around the whole; here it only lets the record say in which
     // phase the time was up.
     let head = poll_fn(|cx| {

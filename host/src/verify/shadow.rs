@@ -117,7 +117,7 @@ impl Sample {
         };
         let asked = self.head.clone().map(|()| body);
         let limit = self.function.spec.limits.timeout;
-        let shadow = self.shadow(other, &mut record, &intake, asked, limit);
+        let shadow = self.shadow(other, &mut record, &intake, Box::new(asked), limit);
         let Ok(Some(second)) = tokio::time::timeout(limit, shadow).await else {
             return guard.skip();
         };
@@ -146,7 +146,7 @@ impl Sample {
         tier: Tier,
         record: &mut Record,
         intake: &Intake,
-        request: Request<RequestBody>,
+        request: Box<Request<RequestBody>>,
         limit: Duration,
     ) -> Option<Answer> {
         let deadline = Instant::now() + limit;
