@@ -3,7 +3,7 @@
 //! Whatever ends the body (its last byte, a failure, the function's timeout, the client leaving)
 //! ends the request.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -53,9 +53,42 @@ pub enum Source {
     Native(NativeBody),
 }
 
+impl Source {
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        match self {
+            // A body in memory cannot fail.
+            Self::Host(full) => {
+                Pin::new(full).poll_frame(cx).map(|frame| frame.and_then(Result::ok).map(Ok))
+            }
+            Self::Guest(guest) => Pin::new(guest).poll_frame(cx).map_err(BrokenOff::Guest),
+            Self::Native(native) => Pin::new(native).poll_frame(cx).map_err(BrokenOff::Native),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Host(full) => full.is_end_stream(),
+            Self::Guest(guest) => guest.is_end_stream(),
+            Self::Native(native) => native.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Host(full) => full.size_hint(),
+            Self::Guest(guest) => guest.size_hint(),
+            Self::Native(native) => native.size_hint(),
+        }
+    }
+}
+
 /// The body of an answer.
 pub struct Answer {
     source: Source,
+    ahead: Option<Ahead>,
     /// Nothing when the request goes on without HTTP.
     in_flight: Option<InFlight>,
     timer: Option<Pin<Box<Sleep>>>,
@@ -63,17 +96,36 @@ pub struct Answer {
     broken: Option<BrokenOff>,
 }
 
+/// A frame that is there before the connection asks for it.
+struct Ahead {
+    frame: Option<Result<Frame<Bytes>, BrokenOff>>,
+    /// What the source said of itself and this frame.
+    hint: SizeHint,
+}
+
 impl Answer {
     /// The body that ends the request.
     #[must_use]
     pub fn new(source: Source, in_flight: InFlight) -> Self {
-        Self { source, in_flight: Some(in_flight), timer: None, broken: None }
+        Self { source, ahead: None, in_flight: Some(in_flight), timer: None, broken: None }
     }
 
     /// The body, which is none, of an answer that changes the protocol.
     #[must_use]
     pub fn switching() -> Self {
-        Self { source: Source::Host(Full::default()), in_flight: None, timer: None, broken: None }
+        let source = Source::Host(Full::default());
+        Self { source, ahead: None, in_flight: None, timer: None, broken: None }
+    }
+
+    /// Gets the first frame, if it is there without waiting: most answers are whole then, and their guest or sandbox is
+    /// done with them before they are written.
+    pub async fn look_ahead(&mut self) {
+        let hint = self.source.size_hint();
+        self.ahead = poll_fn(|cx| match self.poll_timed(cx) {
+            Poll::Ready(frame) => Poll::Ready(Some(Ahead { frame, hint })),
+            Poll::Pending => Poll::Ready(None),
+        })
+        .await;
     }
 
     fn end(&mut self, outcome: Outcome) {
@@ -92,13 +144,9 @@ impl Answer {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
-        match &mut self.source {
-            // A body in memory cannot fail.
-            Source::Host(full) => {
-                Pin::new(full).poll_frame(cx).map(|frame| frame.and_then(Result::ok).map(Ok))
-            }
-            Source::Guest(guest) => Pin::new(guest).poll_frame(cx).map_err(BrokenOff::Guest),
-            Source::Native(native) => Pin::new(native).poll_frame(cx).map_err(BrokenOff::Native),
+        match self.ahead.take() {
+            Some(ahead) => Poll::Ready(ahead.frame),
+            None => self.source.poll_frame(cx),
         }
     }
 
@@ -187,19 +235,14 @@ impl Body for Answer {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.source {
-            Source::Host(full) => full.is_end_stream(),
-            Source::Guest(guest) => guest.is_end_stream(),
-            Source::Native(native) => native.is_end_stream(),
+        match &self.ahead {
+            Some(ahead) => ahead.frame.is_none(),
+            None => self.source.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.source {
-            Source::Host(full) => full.size_hint(),
-            Source::Guest(guest) => guest.size_hint(),
-            Source::Native(native) => native.size_hint(),
-        }
+        self.ahead.as_ref().map_or_else(|| self.source.size_hint(), |ahead| ahead.hint)
     }
 }
 

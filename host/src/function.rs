@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+use crate::cohort::Cohort;
 use crate::egress::Egress;
 use crate::gate::{Bounds, Gate};
 use crate::manifest;
@@ -24,6 +25,8 @@ pub struct Function {
     pub labels: Arc<Labels>,
     /// Bounds its requests.
     pub gate: Gate,
+    /// Its requests that compute.
+    pub cohort: Cohort,
     /// Its component, loaded or being loaded.
     pub component: Option<Component>,
     /// Its revision in the pool of sandboxes.
@@ -79,6 +82,7 @@ impl Function {
             chooser,
             guard: guard(&spec, native.is_some()),
             labels: Arc::new(labels),
+            cohort: Cohort::new(limits.concurrency),
             gate: Gate::new(Bounds {
                 concurrency: limits.concurrency,
                 queue: limits.queue,
@@ -92,6 +96,12 @@ impl Function {
             scratch,
             spec,
         }
+    }
+
+    /// Requests in flight that are at work or wait for something other than their turn.
+    #[must_use]
+    pub fn at_work(&self) -> usize {
+        self.gate.in_flight().saturating_sub(self.cohort.between())
     }
 
     /// What there is for one more request now.

@@ -3,16 +3,25 @@
 //! What hyper gives of an HTTP/1 head are slices of that buffer, 8 KiB, and whoever keeps one of them keeps all of
 //! it. The connection takes another one for what comes next, so a request that waits in a guest would hold two.
 
+use std::mem;
+
 use bytes::{Bytes, BytesMut};
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderValue, Request, Uri, Version};
 
+/// What keeps the buffer that a head was read into.
+#[must_use = "dropping it gives the buffer back"]
+pub struct Buffer {
+    _slice: Option<HeaderValue>,
+}
+
 /// Has the target and the values of the headers share memory of their own, no larger than they are.
 ///
 /// A head of HTTP/2 is left alone: its texts have been unpacked, each for itself.
-pub fn detach<B>(request: &mut Request<B>) {
+pub fn detach<B>(request: &mut Request<B>) -> Buffer {
+    let mut buffer = Buffer { _slice: None };
     if request.version() > Version::HTTP_11 {
-        return;
+        return buffer;
     }
     let values = request.headers().values().map(HeaderValue::len).sum::<usize>();
     let target = request.uri();
@@ -30,9 +39,10 @@ pub fn detach<B>(request: &mut Request<B>) {
         // Both were valid a moment ago.
         if let Ok(mut owned) = HeaderValue::from_maybe_shared(copy(value.as_bytes())) {
             owned.set_sensitive(value.is_sensitive());
-            *value = owned;
+            buffer._slice = Some(mem::replace(value, owned));
         }
     }
+    buffer
 }
 
 fn uri(uri: &Uri, copy: &mut impl FnMut(&[u8]) -> Bytes) -> Option<Uri> {
@@ -67,8 +77,9 @@ mod tests {
     #[test]
     fn a_detached_head_holds_nothing_of_the_buffer_that_it_was_read_into() {
         let (buffer, mut request) = read("/a/path?and=query");
+        let kept = detach(&mut request);
         assert!(!buffer.is_unique());
-        detach(&mut request);
+        drop(kept);
         assert!(buffer.is_unique());
     }
 
@@ -77,7 +88,7 @@ mod tests {
         for target in ["/", "/a?b", "*", "http://example.com:81/a?b", "example.com:443"] {
             let (_, mut request) = read(target);
             let (uri, headers) = (request.uri().clone(), request.headers().clone());
-            detach(&mut request);
+            drop(detach(&mut request));
             assert_eq!((request.uri(), request.headers()), (&uri, &headers));
         }
     }
@@ -86,7 +97,7 @@ mod tests {
     fn a_detached_head_keeps_secret_what_was_secret() {
         let (_, mut request) = read("/");
         request.headers_mut().values_mut().for_each(|value| value.set_sensitive(true));
-        detach(&mut request);
+        drop(detach(&mut request));
         assert!(request.headers().values().all(HeaderValue::is_sensitive));
     }
 }

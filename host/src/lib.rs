@@ -12,6 +12,7 @@ pub mod answer;
 pub mod artifact;
 pub mod ask;
 pub mod cli;
+pub mod cohort;
 pub mod compile;
 pub mod deploy;
 pub mod doctor;

@@ -97,7 +97,7 @@ pub async fn attempt(
                 (Reason::Warm, lease)
             }
             None => {
-                native.prepare(function.gate.in_flight(), &record.context);
+                native.prepare(record.in_flight, &record.context);
                 return Attempt::Declined(request, Reason::NoWarmSandbox);
             }
         },
@@ -418,10 +418,10 @@ impl Body for NativeBody {
         if polled.is_pending() && self.watch.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Some(Err(NativeFailure::CpuTime)));
         }
-        // Nothing follows trailers, and the connection to the client does not ask.
+        // Nothing follows trailers or the last byte, and the connection to the client does not ask.
         let ended = match &polled {
             Poll::Ready(None) => true,
-            Poll::Ready(Some(Ok(frame))) => frame.is_trailers(),
+            Poll::Ready(Some(Ok(frame))) => frame.is_trailers() || self.body.is_end_stream(),
             _ => false,
         };
         if ended {

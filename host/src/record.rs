@@ -143,12 +143,14 @@ pub struct Record {
     pub calls: Calls,
     /// Whether its answer took longer than the function's timeout, after its head was sent.
     pub out_of_time: bool,
-    /// Requests in flight in the function when it was let in, itself included.
+    /// Requests at work in the function when it was let in, itself included.
     pub in_flight: usize,
     /// How long it was expected to take, where that was asked.
     pub expected: Option<Duration>,
     /// How much slower it is expected to be than with a core of its own, where that was asked.
     pub sharing: f64,
+    /// How long others had the core between two stages of its work.
+    pub gave_way: Duration,
     /// How long its tier has worked on it.
     pub work: Stopwatch,
     /// Nobody waits for it: it is answered a second time, to compare, and never a third.
@@ -189,6 +191,7 @@ impl Record {
             in_flight: 0,
             expected: None,
             sharing: 1.0,
+            gave_way: Duration::ZERO,
             work: Stopwatch::default(),
             is_shadow: false,
         }
@@ -329,7 +332,8 @@ impl Record {
     /// The head of its answer is there, after its body made its tier wait for so long.
     pub fn answered(&mut self, now: Instant, waited: Duration) {
         if let Some(began) = self.work_began(now) {
-            self.work.head(now.saturating_duration_since(began).saturating_sub(waited));
+            let took = now.saturating_duration_since(began);
+            self.work.head(took.saturating_sub(waited).saturating_sub(self.gave_way));
         }
     }
 }

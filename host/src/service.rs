@@ -3,7 +3,9 @@
 use std::borrow::Cow;
 use std::convert::Infallible;
 use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Instant;
 
 use baton_otel::RequestContext;
@@ -13,9 +15,10 @@ use http::{
 };
 use hyper::body::Incoming;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::timeout_at;
+use tokio::time::sleep_until;
 
 use crate::answer::{Answer, Source};
+use crate::cohort::Member;
 use crate::function::{Component, Function, Loaded};
 use crate::head;
 use crate::host::Host;
@@ -46,14 +49,24 @@ pub async fn serve(
     peer: Arc<Peer>,
     mut request: Request<Incoming>,
 ) -> Result<Response<Answer>, Infallible> {
-    // Not before the first poll: by then the connection has another buffer, and this one, which has been written to, can
-    // go to the instance. Done earlier, a request that waits takes 4 KiB more.
-    head::detach(&mut request);
+    let buffer = head::detach(&mut request);
     let context = RequestContext::accept(request.headers(), &host.observer.sampler);
     let record = Record::new(&request, context, peer);
     let mut in_flight = InFlight::new(record, Arc::clone(&host.observer));
-    let answered = answer(&host, &mut in_flight, request).await;
-    Ok(finish(&host, in_flight, answered))
+    let (function, prefix) = match find(&host, &request) {
+        Ok(found) => found,
+        Err(problem) => return Ok(finish(&host, in_flight, Err(problem))),
+    };
+    in_flight.record.found(Arc::clone(&function));
+    let member = function.cohort.join().await;
+    // Not before: it has been written to, and can go to the instance. The next connection to read would take it, and
+    // keep it for longer; a request that waits takes 4 KiB more then.
+    drop(buffer);
+    let answered = answer(&host, &function, prefix, &mut in_flight, request, &member).await;
+    let mut response = finish(&host, in_flight, answered);
+    response.body_mut().look_ahead().await;
+    member.give_way().await;
+    Ok(response)
 }
 
 fn finish(
@@ -110,22 +123,26 @@ fn report(record: &Record, problem: &Problem) -> Response<Source> {
     problem.response(function, &trace_id).map(Source::Host)
 }
 
+/// The function that a request is for, and how much of the path its route takes.
+fn find(host: &Host, request: &Request<Incoming>) -> Result<(Arc<Function>, usize), Problem> {
+    check_head(host, request)?;
+    let path = request.uri().path();
+    let found = host.functions.load().lookup(host_name(request), path);
+    found.ok_or_else(|| Problem::new(Kind::NotFound, format!("no function's route matches {path}")))
+}
+
 async fn answer(
     host: &Arc<Host>,
+    function: &Arc<Function>,
+    prefix: usize,
     in_flight: &mut InFlight,
     mut request: Request<Incoming>,
+    member: &Member<'_>,
 ) -> Result<Response<Source>, Problem> {
-    check_head(host, &request)?;
-    let path = request.uri().path();
-    let found = host.functions.load().lookup(host_name(&request), path);
-    let Some((function, prefix)) = found else {
-        return Err(Problem::new(Kind::NotFound, format!("no function's route matches {path}")));
-    };
-    in_flight.record.found(Arc::clone(&function));
     let limits = &function.spec.limits;
     check_length(&request, limits.request_body.0)?;
-    in_flight.place = Some(enter(&function).await?);
-    in_flight.record.in_flight = function.gate.in_flight();
+    in_flight.place = Some(enter(function, member).await?);
+    in_flight.record.in_flight = function.at_work().max(1);
     let deadline = Instant::now() + limits.timeout;
     in_flight.deadline = Some(deadline);
     if function.native.is_some() {
@@ -137,14 +154,23 @@ async fn answer(
     // Boxed, for it is handed on from future to future, and each would have a place for all of it.
     let mut request = Box::new(Request::from_parts(head, body));
     rewrite(&mut request, prefix, &in_flight.record)?;
-    in_flight.sample = Sample::of(&function, &request, &host.tasks, &host.observer);
+    in_flight.sample = Sample::of(function, &request, &host.tasks, &host.observer);
     if let Some(asked) = &in_flight.asked {
         asked.pass_on(request.headers_mut());
     }
-    let answered = dispatch(&function, &mut in_flight.record, &intake, deadline, request);
-    match timeout_at(deadline.into(), answered).await {
-        Ok(answered) => blame_the_client(in_flight, answered),
-        Err(_) => Err(out_of_time(&in_flight.record)),
+    let answered = {
+        let record = &mut in_flight.record;
+        let mut answered = pin!(dispatch(function, record, &intake, request, member));
+        let mut late = pin!(sleep_until(deadline.into()));
+        poll_fn(|cx| match answered.as_mut().poll(cx) {
+            Poll::Pending if member.waits() => late.as_mut().poll(cx).map(|()| None),
+            polled => polled.map(Some),
+        })
+        .await
+    };
+    match answered {
+        Some(answered) => blame_the_client(in_flight, answered),
+        None => Err(out_of_time(&in_flight.record)),
     }
 }
 
@@ -153,8 +179,8 @@ async fn dispatch(
     function: &Function,
     record: &mut Record,
     intake: &Intake,
-    deadline: Instant,
     request: Box<Request<RequestBody>>,
+    member: &Member<'_>,
 ) -> Result<Response<Source>, Problem> {
     match native::attempt(function, record, intake, request).await {
         native::Attempt::Answered(response) => Ok((*response).map(Source::Native)),
@@ -168,7 +194,7 @@ async fn dispatch(
                 return Err(Problem::new(Kind::Starting, "no sandbox can take the request"));
             };
             record.tier = Some((Tier::Wasm, reason));
-            run_component(component, record, deadline, request).await
+            run_component(component, record, request, member).await
         }
     }
 }
@@ -176,27 +202,32 @@ async fn dispatch(
 pub(crate) async fn run_component(
     component: &Component,
     record: &mut Record,
-    deadline: Instant,
     mut request: Box<Request<RequestBody>>,
+    member: &Member<'_>,
 ) -> Result<Response<Source>, Problem> {
     let loaded = load(component, record).await?;
     record.enter(Phase::Instantiate);
     record.pass_on(request.headers_mut());
     let invocation = Invocation { id: record.context.span_id, caller: record.caller() };
     let mut call = loaded.program.start(*request, record.peer.secure, invocation);
-    // The bound that counts is the one around the whole; here it only lets the record say in which
-    // phase the time was up.
+    poll_fn(|cx| {
+        let polled = call.poll_instance(cx);
+        record.guest_cpu = call.cpu_used();
+        polled
+    })
+    .await
+    .map_err(guest_problem)?;
+    if let Some(instantiated) = call.instantiated() {
+        record.phases.enter(Phase::Handle, instantiated);
+    }
+    record.gave_way += member.give_way().await;
     let head = poll_fn(|cx| {
         let polled = call.poll_head(cx);
         // At once, for the client may leave before there is a head.
-        if let Some(instantiated) = call.instantiated() {
-            record.phases.enter(Phase::Handle, instantiated);
-        }
         record.guest_cpu = call.cpu_used();
         polled
     });
-    let head = timeout_at(deadline.into(), head).await;
-    let head = head.map_err(|_| out_of_time(record))?.map_err(guest_problem)?;
+    let head = head.await.map_err(guest_problem)?;
     let (mut head, body) = head.into_parts();
     strip_hop_by_hop(&mut head.headers);
     Ok(Response::from_parts(head, Source::Guest(call.into_body(body))))
@@ -247,12 +278,15 @@ fn blame_the_client(
     }
 }
 
-async fn enter(function: &Function) -> Result<OwnedSemaphorePermit, Problem> {
-    function
-        .gate
-        .enter()
-        .await
-        .map_err(|refused| Problem::new(Kind::Saturated, refused.to_string()))
+async fn enter(function: &Function, member: &Member<'_>) -> Result<OwnedSemaphorePermit, Problem> {
+    let place = match function.gate.try_enter() {
+        Some(place) => Ok(place),
+        None => {
+            member.leave();
+            function.gate.enter().await
+        }
+    };
+    place.map_err(|refused| Problem::new(Kind::Saturated, refused.to_string()))
 }
 
 fn check_head(host: &Host, request: &Request<Incoming>) -> Result<(), Problem> {

@@ -6,7 +6,7 @@
 //! ```
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use baton_otel::names::{attribute, event, span};
 use baton_otel::{Event, KeyValue, Span, Status, Trace};
@@ -117,7 +117,7 @@ impl Sample {
         };
         let asked = self.head.clone().map(|()| body);
         let limit = self.function.spec.limits.timeout;
-        let shadow = self.shadow(other, &mut record, &intake, Box::new(asked), limit);
+        let shadow = self.shadow(other, &mut record, &intake, Box::new(asked));
         let Ok(Some(second)) = tokio::time::timeout(limit, shadow).await else {
             return guard.skip();
         };
@@ -147,13 +147,14 @@ impl Sample {
         record: &mut Record,
         intake: &Intake,
         request: Box<Request<RequestBody>>,
-        limit: Duration,
     ) -> Option<Answer> {
-        let deadline = Instant::now() + limit;
         let answered = match tier {
             Tier::Wasm => {
                 let component = self.function.component.as_ref()?;
-                service::run_component(component, record, deadline, request).await
+                let member = self.function.cohort.join().await;
+                // Nobody waits for it, so it keeps no seat from those that somebody waits for.
+                member.leave();
+                service::run_component(component, record, request, &member).await
             }
             Tier::Native => native::shadow(&self.function, record, intake, request)
                 .await?

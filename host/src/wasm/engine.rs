@@ -9,9 +9,10 @@
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::task::TaskTracker;
 use wasmtime::component::{Component, Linker};
-use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
+use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig, Store};
 
 use super::clock::{Clock, Running};
 use super::guest::Guest;
@@ -35,6 +36,9 @@ const TABLES_PER_COMPONENT: u32 = 4;
 
 /// Stacks for each instance: one of 0.3 may have several calls that wait.
 const STACKS_PER_INSTANCE: u32 = 4;
+
+/// Instances that may be dropped late, beside those that slots are counted for.
+const RETIRING: u32 = 32;
 
 /// Elements that the tables of an instance may have, summed.
 pub(super) const TABLE_ELEMENTS: usize = 100_000;
@@ -101,6 +105,10 @@ pub struct Engine {
     slots: Gate,
     /// Instances that wait for a next request; they give way when all slots are taken.
     idle: Mutex<Vec<Weak<Idle>>>,
+    /// Places for instances that have served and are still to be dropped.
+    retiring: Arc<Semaphore>,
+    /// What drops them.
+    tasks: TaskTracker,
 }
 
 impl Engine {
@@ -119,7 +127,15 @@ impl Engine {
             queue: slots.queue,
             queue_timeout: slots.queue_timeout,
         });
-        Ok(Self { engine, linker, clock, slots: gate, idle: Mutex::default() })
+        Ok(Self {
+            engine,
+            linker,
+            clock,
+            slots: gate,
+            idle: Mutex::default(),
+            retiring: Arc::new(Semaphore::new(RETIRING as usize)),
+            tasks: TaskTracker::new(),
+        })
     }
 
     /// The Wasmtime engine itself.
@@ -156,6 +172,18 @@ impl Engine {
         }
         self.evict();
         self.slots.enter().await
+    }
+
+    /// Drops an instance that has served, once whoever is ready has had a turn: its answer is written before that, and
+    /// several are dropped one after the other. Its slot is free at once, for the pool has some to spare.
+    pub(super) fn retire(&self, mut store: Store<Guest>) {
+        let Ok(place) = Arc::clone(&self.retiring).try_acquire_owned() else { return drop(store) };
+        store.data_mut().leave_slot();
+        self.tasks.spawn(async move {
+            tokio::task::yield_now().await;
+            drop(store);
+            drop(place);
+        });
     }
 
     /// Has the instances that `idle` holds give way when all slots are taken.
@@ -217,12 +245,13 @@ fn linker(engine: &wasmtime::Engine, generation: Generation) -> wasmtime::Result
 }
 
 fn config(generation: Generation, slots: Slots) -> Config {
+    let instances = slots.instances.saturating_add(RETIRING);
     let mut pool = PoolingAllocationConfig::new();
-    pool.total_component_instances(slots.instances)
-        .total_core_instances(slots.instances.saturating_mul(CORE_INSTANCES_PER_COMPONENT))
-        .total_memories(slots.instances.saturating_mul(MEMORIES_PER_COMPONENT))
-        .total_tables(slots.instances.saturating_mul(TABLES_PER_COMPONENT))
-        .total_stacks(slots.instances.saturating_mul(STACKS_PER_INSTANCE))
+    pool.total_component_instances(instances)
+        .total_core_instances(instances.saturating_mul(CORE_INSTANCES_PER_COMPONENT))
+        .total_memories(instances.saturating_mul(MEMORIES_PER_COMPONENT))
+        .total_tables(instances.saturating_mul(TABLES_PER_COMPONENT))
+        .total_stacks(instances.saturating_mul(STACKS_PER_INSTANCE))
         .max_core_instances_per_component(CORE_INSTANCES_PER_COMPONENT)
         .max_memories_per_component(MEMORIES_PER_COMPONENT)
         .max_tables_per_component(TABLES_PER_COMPONENT)

@@ -46,7 +46,7 @@ pub(super) struct Guest {
     /// Its `/tmp`, which goes after all that may have files open in it.
     _scratch: Option<Held>,
     /// Its slot in the engine's pool.
-    _slot: OwnedSemaphorePermit,
+    slot: Option<OwnedSemaphorePermit>,
 }
 
 impl Guest {
@@ -88,7 +88,7 @@ impl Guest {
             config: Arc::clone(&settings.config),
             limit: Limit::new(settings.memory, Arc::clone(progress)),
             _scratch: scratch,
-            _slot: slot,
+            slot: Some(slot),
         };
         let mut store = Store::new(engine.wasmtime(), guest);
         store.limiter(|guest| &mut guest.limit);
@@ -100,6 +100,11 @@ impl Guest {
     /// What it may ask by `wasi:config`.
     pub(super) fn config(&mut self) -> WasiConfig<'_> {
         WasiConfig::new(&self.config)
+    }
+
+    /// Another instance may have its slot.
+    pub(super) fn leave_slot(&mut self) {
+        self.slot = None;
     }
 
     /// From here on the guest works for `invocation`.

@@ -4,11 +4,12 @@
 //! response body, and dropping it ends the guest wherever it is.
 
 use std::future::{Future, poll_fn};
+use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use http::Response;
@@ -69,6 +70,13 @@ impl Progress {
         Self { memory, ..Self::default() }
     }
 
+    /// The instance is ready: ends the turn, and goes on in the next, for which nobody is woken.
+    pub(super) async fn ready(&self) {
+        let mut paused = self.instantiated.set(Instant::now()).is_err();
+        poll_fn(|_| if mem::replace(&mut paused, true) { Poll::Ready(()) } else { Poll::Pending })
+            .await;
+    }
+
     /// The guest's response, or its own word for what it answers instead.
     pub(super) fn answer(&self, answer: Result<Response<WasiBody>, String>) {
         *self.answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
@@ -117,8 +125,8 @@ pub(super) type GuestFuture = Pin<Box<dyn Future<Output = wasmtime::Result<()>> 
 /// A guest at work on a request.
 ///
 /// ```text
-/// starting ── head() ──▶ answered ── into_body() ──▶ GuestBody
-///     └──────── trap, no answer, limit ──▶ Failure
+/// starting ── instance() ──▶ ready ── head() ──▶ answered ── into_body() ──▶ GuestBody
+///     └───────────────────────┴──── trap, no answer, limit ──▶ Failure
 /// ```
 pub struct Call {
     /// `None` once the guest has returned.
@@ -150,11 +158,27 @@ impl Call {
         poll_fn(|cx| self.poll_head(cx)).await
     }
 
+    /// Makes the instance; the guest does not run before the next turn.
+    ///
+    /// # Errors
+    /// When none can be made, or making it passes a limit.
+    pub fn poll_instance(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        if self.instantiated().is_some() {
+            return Poll::Ready(Ok(()));
+        }
+        match self.poll_guest(cx) {
+            // It pauses, and waits for nothing.
+            Poll::Pending if self.instantiated().is_some() => Poll::Ready(Ok(())),
+            polled => polled,
+        }
+    }
+
     /// One turn of [`Call::head`].
     ///
     /// # Errors
     /// As [`Call::head`].
     pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<WasiBody>, Failure>> {
+        ready!(self.poll_instance(cx))?;
         let ended = self.poll_guest(cx);
         match (self.progress.take_answer(), ended) {
             // Even after it has set a head: none of it has been sent, and it will not be whole.

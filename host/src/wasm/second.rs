@@ -1,7 +1,6 @@
 //! Components of wasi:http 0.2: an instance serves one request at a time.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use http::Request;
@@ -63,7 +62,8 @@ impl Second {
         Box::pin(async move {
             let _running = this.engine.running();
             let mut instance = this.instance(&progress).await?;
-            let _ = progress.instantiated.set(Instant::now());
+            progress.ready().await;
+            refresh(&mut instance.store);
             let Instance { store, proxy, .. } = &mut instance;
             store.data_mut().work_for(invocation);
             let mut http = store.data_mut().http();
@@ -72,8 +72,9 @@ impl Second {
                 progress.answer(answer.map_err(|code| format!("{code:?}")));
             })?;
             proxy.wasi_http_incoming_handler().call_handle(store, request, outparam).await?;
-            if let Some(idle) = &this.idle {
-                idle.give(instance);
+            match &this.idle {
+                Some(idle) => idle.give(instance),
+                None => this.engine.retire(instance.store),
             }
             Ok(())
         })
@@ -82,7 +83,6 @@ impl Second {
     /// One that waits for a request, or a fresh one.
     async fn instance(&self, progress: &Arc<Progress>) -> wasmtime::Result<Instance> {
         if let Some(mut instance) = self.idle.as_ref().and_then(|idle| idle.take()) {
-            refresh(&mut instance.store);
             instance.store.data_mut().limit.progress = Arc::clone(progress);
             return Ok(instance);
         }

@@ -7,7 +7,6 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Instant;
 
 use bytes::Bytes;
 use http::{Request, Uri, header};
@@ -18,7 +17,7 @@ use wasmtime_wasi_http::p3::bindings::{Service, ServicePre};
 use wasmtime_wasi_http::{Error, WasiHttpView};
 
 use super::engine::Engine;
-use super::guest::{Guest, Invocation};
+use super::guest::{Guest, Invocation, refresh};
 use super::instance::{GuestFuture, Progress};
 use super::program::Settings;
 
@@ -56,12 +55,15 @@ impl Third {
             let mut store = Guest::store(&this.engine, &this.settings, slot, &progress).await?;
             store.data_mut().work_for(invocation);
             let service = this.pre.instantiate_async(&mut store).await?;
-            let _ = progress.instantiated.set(Instant::now());
+            progress.ready().await;
+            refresh(&mut store);
             store
                 .run_concurrent(async |accessor| {
                     answer(&service, accessor, request, &progress).await
                 })
-                .await?
+                .await??;
+            this.engine.retire(store);
+            Ok(())
         })
     }
 }
