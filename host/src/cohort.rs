@@ -19,11 +19,12 @@ use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::task::Poll;
-use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::yield_now;
+
+use crate::cores;
 
 /// Requests that one thread takes through their stages together. More share the code no better and
 /// need more cache for their own data.
@@ -41,8 +42,7 @@ impl Cohort {
     /// because others wait for their turn.
     #[must_use]
     pub fn new(concurrency: usize) -> Self {
-        let threads = available_parallelism().map_or(1, usize::from);
-        let seats = concurrency.clamp(1, SEATS * threads);
+        let seats = concurrency.clamp(1, SEATS * cores::count());
         let (present, between) = (AtomicUsize::new(0), AtomicUsize::new(0));
         Self { seats: Semaphore::new(seats), present, between }
     }

@@ -14,6 +14,7 @@ pub mod ask;
 pub mod cli;
 pub mod cohort;
 pub mod compile;
+pub mod cores;
 pub mod deploy;
 pub mod doctor;
 pub mod egress;

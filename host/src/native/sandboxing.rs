@@ -25,6 +25,7 @@ use tokio_util::task::TaskTracker;
 use super::serving::Serving;
 use super::ticks::Ticks;
 use super::{Connection, Lease, cause, prepare};
+use crate::cores;
 use crate::egress::Egress;
 use crate::egress::proxy::{self, Proxy};
 use crate::handover::{Handover, NativeBuild};
@@ -214,8 +215,7 @@ impl Sandboxing {
             concurrency: sandboxes.concurrency,
             max: sandboxes.max,
             idle_timeout: sandboxes.idle_timeout,
-            cores: std::thread::available_parallelism()
-                .map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX)),
+            cores: u32::try_from(cores::count()).unwrap_or(u32::MAX),
         };
         let chooser = Arc::new(Chooser::new(bounds, Instant::now()));
         let name = Name {

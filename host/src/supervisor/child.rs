@@ -89,6 +89,7 @@ impl Child {
             .args(["--cgroup", run_dir.cgroup()])
             .args((log == manifest::LogFormat::Json).then_some("--json-log"));
         let pid = spawn(command, &[&to_host, &theirs])?;
+        baton_pool::daemon::stand_behind(pid.as_raw());
         Ok(Self { pid, control: ours })
     }
 

@@ -48,6 +48,7 @@ use rustix::process::{
 use self::cgroup::{Group, Usage};
 use self::crew::Worker;
 use self::priority::Priority;
+pub use self::priority::stand_behind;
 use self::probe::Machine;
 use self::root::{Attachment, Given};
 use self::worker::Workshop;

@@ -6,10 +6,18 @@
 //! (`just bench tiers --only warming`). A sandbox has the priority that Baton was started with, and the weight of its
 //! control group.
 
-use rustix::process::{Pid, getpriority_process, setpriority_process};
+use rustix::process::{Pid, getppid, getpriority_process, setpriority_process};
 
 /// How much further back than Baton, as a nice value: a tenth of a core that both want all the time.
 const BEHIND: i32 = 10;
+
+/// Has a daemon that this process has just started stand behind from its first instruction on: Baton's first answer does
+/// not wait for what the kernel does to begin it.
+pub fn stand_behind(daemon: i32) {
+    let daemon = Pid::from_raw(daemon);
+    let usual = getpriority_process(None).unwrap_or(0);
+    let _ = daemon.map(|daemon| setpriority_process(Some(daemon), usual + BEHIND));
+}
 
 /// The priority that Baton was started with, as a nice value. All that is done with it is a courtesy, without which
 /// everything works: where the kernel does not allow it, nothing is said.
@@ -17,9 +25,10 @@ const BEHIND: i32 = 10;
 pub(super) struct Priority(i32);
 
 impl Priority {
-    /// Has this process stand behind from here on.
+    /// Has this process stand behind from here on. Its parent, which may have seen to that already, has the priority that
+    /// Baton was started with.
     pub(super) fn lower() -> Self {
-        let usual = getpriority_process(None).unwrap_or(0);
+        let usual = getpriority_process(getppid()).unwrap_or(0);
         let _ = setpriority_process(None, usual + BEHIND);
         Self(usual)
     }
