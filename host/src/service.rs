@@ -206,6 +206,7 @@ pub(crate) async fn run_component(
     member: &Member<'_>,
 ) -> Result<Response<Source>, Problem> {
     let loaded = load(component, record).await?;
+    member.give_way().await;
     record.enter(Phase::Instantiate);
     record.pass_on(request.headers_mut());
     let invocation = Invocation { id: record.context.span_id, caller: record.caller() };
