@@ -12,7 +12,8 @@
 //!               │                └─ waits for something else: its seat is free, it goes on without
 //!               └─ waits while SEATS for each thread compute, before it has a place in the function
 //! ```
-//! One that is alone gives way to nobody.
+//! One that is alone gives way to nobody. Whether it is, is only found out by a look at the sockets, which costs time, and
+//! a turn of each guest that computes for long; so a function whose requests have been alone looks seldom.
 
 use std::future::poll_fn;
 use std::mem;
@@ -30,11 +31,19 @@ use crate::cores;
 /// need more cache for their own data.
 const SEATS: usize = 16;
 
+/// After so many requests in a row that were alone, the next ones are taken to be.
+const ALONE: usize = 64;
+
+/// How often one of those looks all the same: seldom enough for its wait not to be seen at the 99th percentile.
+const LOOK: usize = 256;
+
 /// The requests of a function that compute.
 pub struct Cohort {
     seats: Semaphore,
     present: AtomicUsize,
     between: AtomicUsize,
+    /// Requests in a row that have met nobody.
+    alone: AtomicUsize,
 }
 
 impl Cohort {
@@ -43,8 +52,8 @@ impl Cohort {
     #[must_use]
     pub fn new(concurrency: usize) -> Self {
         let seats = concurrency.clamp(1, SEATS * cores::count());
-        let (present, between) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Self { seats: Semaphore::new(seats), present, between }
+        let none = AtomicUsize::default;
+        Self { seats: Semaphore::new(seats), present: none(), between: none(), alone: none() }
     }
 
     /// Ends the first stage, as soon as there is a seat.
@@ -54,9 +63,18 @@ impl Cohort {
         // The semaphore is never closed.
         let seat = self.seats.acquire().await.ok();
         *member.seat.lock().unwrap_or_else(PoisonError::into_inner) = seat;
-        // Even alone: who else has sent a request is found out by looking at the sockets.
-        yield_now().await;
+        if self.looks() {
+            yield_now().await;
+        }
+        let met = self.present.load(Relaxed) > 1;
+        self.alone.store(if met { 0 } else { self.alone.load(Relaxed).wrapping_add(1) }, Relaxed);
         member
+    }
+
+    /// Whether a request that joins sees who else is there.
+    fn looks(&self) -> bool {
+        let alone = self.alone.load(Relaxed);
+        self.present.load(Relaxed) > 1 || alone < ALONE || alone.is_multiple_of(LOOK)
     }
 
     /// Requests that are between two stages: in flight, but not at work.
@@ -143,6 +161,7 @@ mod tests {
     use std::sync::Arc;
 
     use tokio::task::JoinSet;
+    use tokio::task::coop::unconstrained;
 
     use super::*;
 
@@ -201,6 +220,34 @@ mod tests {
         let member = cohort.join().await;
         let mut gives_way = pin!(member.give_way());
         assert_eq!(futures_util::poll!(gives_way.as_mut()), Poll::Ready(Duration::ZERO));
+    }
+
+    #[tokio::test]
+    async fn after_many_that_were_alone_one_looks_around_seldom() {
+        let cohort = Cohort::new(4);
+        let mut looked = 0;
+        for _ in 0..10 * LOOK {
+            // Without the budget that tokio gives a task between two of its own looks.
+            let mut joins = pin!(unconstrained(cohort.join()));
+            if futures_util::poll!(joins.as_mut()).is_pending() {
+                looked += 1;
+                joins.await;
+            }
+        }
+        assert!((ALONE..=ALONE + 10).contains(&looked), "{looked} times");
+    }
+
+    #[tokio::test]
+    async fn those_that_meet_others_look_around_again() {
+        let (cohort, trail) = (Arc::new(Cohort::new(4)), trail());
+        for _ in 0..2 * ALONE {
+            cohort.join().await;
+        }
+        all(&cohort, &trail, 2 * LOOK).await;
+        taken(&trail);
+        all(&cohort, &trail, 4).await;
+        let stages: Vec<_> = taken(&trail).into_iter().map(|(_, stage)| stage).collect();
+        assert_eq!(stages, [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]);
     }
 
     #[tokio::test]

@@ -22,7 +22,7 @@ pub use render::render;
 pub fn document(function: &Function) -> Value {
     let now = Instant::now();
     let outlook = function.outlook();
-    let explanation = function.chooser.explain(now, function.at_work() + 1, outlook);
+    let explanation = function.chooser.explain(now, function.gate.in_flight() + 1, outlook);
     json!({
         "function": function.name(),
         "policy": function.spec.policy,

@@ -98,12 +98,6 @@ impl Function {
         }
     }
 
-    /// Requests in flight that are at work or wait for something other than their turn.
-    #[must_use]
-    pub fn at_work(&self) -> usize {
-        self.gate.in_flight().saturating_sub(self.cohort.between())
-    }
-
     /// What there is for one more request now.
     #[must_use]
     pub fn outlook(&self) -> Outlook {
@@ -118,8 +112,15 @@ impl Function {
             waiting,
             sandboxes,
             wasm: self.has_wasm(),
+            between: self.between(),
             ..Outlook::default()
         }
+    }
+
+    /// Requests in flight that wait for their turn alone, and so compute nothing.
+    #[must_use]
+    pub fn between(&self) -> u32 {
+        u32::try_from(self.cohort.between()).unwrap_or(u32::MAX)
     }
 
     /// Whether the component can answer now.

@@ -97,7 +97,7 @@ pub async fn attempt(
                 (Reason::Warm, lease)
             }
             None => {
-                native.prepare(record.in_flight, &record.context);
+                native.prepare(function.gate.in_flight(), &record.context);
                 return Attempt::Declined(request, Reason::NoWarmSandbox);
             }
         },
@@ -144,7 +144,10 @@ async fn adaptive(
 ) -> Result<(Reason, Lease), Reason> {
     let lease = native.try_lease();
     let outlook = match &lease {
-        Some(_) => Outlook { warm: true, wasm: function.has_wasm(), ..Outlook::default() },
+        Some(_) => {
+            let (wasm, between) = (function.has_wasm(), function.between());
+            Outlook { warm: true, wasm, between, ..Outlook::default() }
+        }
         None => function.outlook(),
     };
     let plan = function.chooser.plan(Instant::now(), record.in_flight, outlook);

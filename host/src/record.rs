@@ -143,7 +143,7 @@ pub struct Record {
     pub calls: Calls,
     /// Whether its answer took longer than the function's timeout, after its head was sent.
     pub out_of_time: bool,
-    /// Requests at work in the function when it was let in, itself included.
+    /// Requests in flight in the function when it was let in, itself included.
     pub in_flight: usize,
     /// How long it was expected to take, where that was asked.
     pub expected: Option<Duration>,

@@ -142,7 +142,7 @@ async fn answer(
     let limits = &function.spec.limits;
     check_length(&request, limits.request_body.0)?;
     in_flight.place = Some(enter(function, member).await?);
-    in_flight.record.in_flight = function.at_work().max(1);
+    in_flight.record.in_flight = function.gate.in_flight();
     let deadline = Instant::now() + limits.timeout;
     in_flight.deadline = Some(deadline);
     if function.native.is_some() {

@@ -384,7 +384,7 @@ impl State {
     /// Who shares the cores: those in flight that do not wait for a sandbox, without this request.
     fn shared(&self, in_flight: usize, outlook: Outlook) -> Outlook {
         let others = u32::try_from(in_flight.saturating_sub(1)).unwrap_or(u32::MAX);
-        let running = others.saturating_sub(outlook.waiting);
+        let running = others.saturating_sub(outlook.waiting).saturating_sub(outlook.between);
         Outlook { running, cores: self.bounds.cores, computes: self.computes, ..outlook }
     }
 
@@ -545,6 +545,7 @@ mod tests {
         sandboxes: 0,
         wasm: true,
         running: 0,
+        between: 0,
         cores: 0,
         computes: None,
     };
