@@ -131,7 +131,7 @@ impl Answer {
     fn end(&mut self, outcome: Outcome) {
         let Some(in_flight) = &mut self.in_flight else { return };
         if let Source::Guest(guest) = &self.source {
-            in_flight.record.guest_cpu = guest.cpu_used();
+            in_flight.record.guest = guest.spent();
         }
         if outcome != Outcome::Complete {
             // The guest or the sandbox is let go before the place in the function is free again.

@@ -41,7 +41,6 @@ const LOOK: usize = 256;
 pub struct Cohort {
     seats: Semaphore,
     present: AtomicUsize,
-    between: AtomicUsize,
     /// Requests in a row that have met nobody.
     alone: AtomicUsize,
 }
@@ -53,7 +52,7 @@ impl Cohort {
     pub fn new(concurrency: usize) -> Self {
         let seats = concurrency.clamp(1, SEATS * cores::count());
         let none = AtomicUsize::default;
-        Self { seats: Semaphore::new(seats), present: none(), between: none(), alone: none() }
+        Self { seats: Semaphore::new(seats), present: none(), alone: none() }
     }
 
     /// Ends the first stage, as soon as there is a seat.
@@ -76,12 +75,6 @@ impl Cohort {
         let alone = self.alone.load(Relaxed);
         self.present.load(Relaxed) > 1 || alone < ALONE || alone.is_multiple_of(LOOK)
     }
-
-    /// Requests that are between two stages: in flight, but not at work.
-    #[must_use]
-    pub fn between(&self) -> usize {
-        self.between.load(Relaxed)
-    }
 }
 
 /// A request among those of its function.
@@ -89,6 +82,7 @@ pub struct Member<'a> {
     cohort: &'a Cohort,
     /// `None` once it has waited for something.
     seat: Mutex<Option<SemaphorePermit<'a>>>,
+    /// Whether it is between two stages: not ready, but waiting for nothing.
     between: AtomicBool,
 }
 
@@ -99,7 +93,7 @@ impl Member<'_> {
             return Duration::ZERO;
         }
         let since = Instant::now();
-        let between = Between::new(self);
+        self.between.store(true, Relaxed);
         // To the end of the queue, and not, as `yield_now` does, past a look at the sockets: requests that come now are
         // another cohort's.
         let mut yielded = false;
@@ -111,7 +105,7 @@ impl Member<'_> {
             Poll::Pending
         })
         .await;
-        drop(between);
+        self.between.store(false, Relaxed);
         since.elapsed()
     }
 
@@ -134,24 +128,6 @@ impl Member<'_> {
 impl Drop for Member<'_> {
     fn drop(&mut self) {
         self.cohort.present.fetch_sub(1, Relaxed);
-    }
-}
-
-/// A request between two stages.
-struct Between<'m, 'a>(&'m Member<'a>);
-
-impl<'m, 'a> Between<'m, 'a> {
-    fn new(member: &'m Member<'a>) -> Self {
-        member.between.store(true, Relaxed);
-        member.cohort.between.fetch_add(1, Relaxed);
-        Self(member)
-    }
-}
-
-impl Drop for Between<'_, '_> {
-    fn drop(&mut self) {
-        self.0.cohort.between.fetch_sub(1, Relaxed);
-        self.0.between.store(false, Relaxed);
     }
 }
 
@@ -261,14 +237,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_between_two_stages_keeps_its_seat_and_is_not_at_work() {
+    async fn one_between_two_stages_keeps_its_seat() {
         let cohort = Cohort::new(2);
         let (first, _second) = (cohort.join().await, cohort.join().await);
         let mut gives_way = pin!(first.give_way());
         assert!(futures_util::poll!(gives_way.as_mut()).is_pending());
-        assert_eq!((first.waits(), cohort.between()), (false, 1));
+        assert!(!first.waits());
         gives_way.await;
-        assert_eq!((first.waits(), cohort.between()), (true, 0));
+        assert!(first.waits());
     }
 
     #[tokio::test]

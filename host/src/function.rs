@@ -112,15 +112,8 @@ impl Function {
             waiting,
             sandboxes,
             wasm: self.has_wasm(),
-            between: self.between(),
             ..Outlook::default()
         }
-    }
-
-    /// Requests in flight that wait for their turn alone, and so compute nothing.
-    #[must_use]
-    pub fn between(&self) -> u32 {
-        u32::try_from(self.cohort.between()).unwrap_or(u32::MAX)
     }
 
     /// Whether the component can answer now.

@@ -167,7 +167,7 @@ impl Counts {
             increment(&of_tier.invocations);
         }
         if tier == Tier::Wasm {
-            of_tier.cpu.record(record.guest_cpu);
+            of_tier.cpu.record(record.guest.computed);
         }
         of_tier.received.0.add(record.received);
         of_tier.sent.0.add(record.sent);

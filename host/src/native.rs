@@ -144,10 +144,7 @@ async fn adaptive(
 ) -> Result<(Reason, Lease), Reason> {
     let lease = native.try_lease();
     let outlook = match &lease {
-        Some(_) => {
-            let (wasm, between) = (function.has_wasm(), function.between());
-            Outlook { warm: true, wasm, between, ..Outlook::default() }
-        }
+        Some(_) => Outlook { warm: true, wasm: function.has_wasm(), ..Outlook::default() },
         None => function.outlook(),
     };
     let plan = function.chooser.plan(Instant::now(), record.in_flight, outlook);

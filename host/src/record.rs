@@ -19,6 +19,7 @@ use crate::problem;
 use crate::stopwatch::Stopwatch;
 use crate::tier::chooser::Decision;
 use crate::tier::{Reason, Tier};
+use crate::wasm::Spent;
 
 mod ended;
 
@@ -137,8 +138,8 @@ pub struct Record {
     pub received: u64,
     /// Bytes of the answer's body.
     pub sent: u64,
-    /// Time that the guest computed.
-    pub guest_cpu: Duration,
+    /// What the guest has spent on it.
+    pub guest: Spent,
     /// What it asked of others.
     pub calls: Calls,
     /// Whether its answer took longer than the function's timeout, after its head was sent.
@@ -185,7 +186,7 @@ impl Record {
             status: StatusCode::OK,
             received: 0,
             sent: 0,
-            guest_cpu: Duration::ZERO,
+            guest: Spent::default(),
             calls: Calls::default(),
             out_of_time: false,
             in_flight: 0,
@@ -306,19 +307,29 @@ impl Record {
                 _ => {}
             }
         }
+        let took = self.work.read().filter(|_| fine);
         Some(Decision {
             at: self.phases.wall(end),
             tier,
             reason,
             in_flight: self.in_flight,
             expected: self.expected,
-            sharing: self.sharing,
-            computed: (tier == Tier::Wasm).then_some(self.guest_cpu),
-            took: self.work.read().filter(|_| fine),
+            took,
+            alone: took.map(|took| self.alone(tier, took)),
+            computed: (tier == Tier::Wasm).then_some(self.guest.computed),
             queued,
             forward,
             trace_id: self.context.trace_id,
         })
+    }
+
+    /// What would have taken so long with a core of its own. What a request in Wasm has waited for its turns is known;
+    /// of one in a sandbox, which others share the core with by the kernel's rules, it is what was expected.
+    fn alone(&self, tier: Tier, took: Duration) -> Duration {
+        match tier {
+            Tier::Wasm => took.saturating_sub(self.gave_way + self.guest.waited),
+            Tier::Native => took.div_f64(self.sharing.max(1.0)),
+        }
     }
 
     /// When its tier began to work on it.
@@ -333,7 +344,7 @@ impl Record {
     pub fn answered(&mut self, now: Instant, waited: Duration) {
         if let Some(began) = self.work_began(now) {
             let took = now.saturating_duration_since(began);
-            self.work.head(took.saturating_sub(waited).saturating_sub(self.gave_way));
+            self.work.head(took.saturating_sub(waited));
         }
     }
 }

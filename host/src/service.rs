@@ -213,7 +213,7 @@ pub(crate) async fn run_component(
     let mut call = loaded.program.start(*request, record.peer.secure, invocation);
     poll_fn(|cx| {
         let polled = call.poll_instance(cx);
-        record.guest_cpu = call.cpu_used();
+        record.guest = call.spent();
         polled
     })
     .await
@@ -225,7 +225,7 @@ pub(crate) async fn run_component(
     let head = poll_fn(|cx| {
         let polled = call.poll_head(cx);
         // At once, for the client may leave before there is a head.
-        record.guest_cpu = call.cpu_used();
+        record.guest = call.spent();
         polled
     });
     let head = head.await.map_err(guest_problem)?;

@@ -46,8 +46,6 @@ pub struct Outlook {
     pub waiting: u32,
     /// All sandboxes that the function has or soon will; only looked at when none is warm.
     pub sandboxes: u32,
-    /// Requests in flight that only wait for their turn in the host, and so share no core.
-    pub between: u32,
     /// The component is in memory and an instance is free.
     pub wasm: bool,
     /// Requests of the function that compute, in either tier.
@@ -229,7 +227,6 @@ mod tests {
         sandboxes: 1,
         wasm: true,
         running: 0,
-        between: 0,
         cores: 4,
         computes: None,
     };

@@ -96,8 +96,8 @@ pub struct Decision {
     /// The tier's work on it, without what it waited for the client; `None` when it was not a
     /// measurement of its tier (a fallback, a cold start, a failure, a client that left).
     pub took: Option<Duration>,
-    /// How much slower it was than with a core of its own, 1 where that is not known.
-    pub sharing: f64,
+    /// What of that is left with a core of its own.
+    pub alone: Option<Duration>,
     /// How long it computed, where its tier tells.
     pub computed: Option<Duration>,
     /// Its time in the queue.
@@ -245,7 +245,7 @@ impl Chooser {
 
     /// A tier took so long for a request that no client waited for.
     pub fn shadowed(&self, tier: Tier, took: Duration) {
-        self.lock().measured(tier, took, 1.0);
+        self.lock().measured(tier, took, took);
     }
 
     /// A sandbox was started, or created, which took so long.
@@ -384,7 +384,7 @@ impl State {
     /// Who shares the cores: those in flight that do not wait for a sandbox, without this request.
     fn shared(&self, in_flight: usize, outlook: Outlook) -> Outlook {
         let others = u32::try_from(in_flight.saturating_sub(1)).unwrap_or(u32::MAX);
-        let running = others.saturating_sub(outlook.waiting).saturating_sub(outlook.between);
+        let running = others.saturating_sub(outlook.waiting);
         Outlook { running, cores: self.bounds.cores, computes: self.computes, ..outlook }
     }
 
@@ -468,9 +468,10 @@ impl State {
             self.estimate(Kind::Forward).record(forward);
         }
         if let Some(took) = decision.took {
-            self.measured(decision.tier, took, decision.sharing);
+            let alone = decision.alone.unwrap_or(took);
+            self.measured(decision.tier, took, alone);
             if let Some(computed) = decision.computed {
-                self.computed(took.div_f64(decision.sharing.max(1.0)), computed);
+                self.computed(alone, computed);
             }
             self.saved = (self.saved + took.as_secs_f64() * EXPLORING).min(SAVED_MAX);
             let (price, measured) = (self.price(), self.expectations());
@@ -489,13 +490,12 @@ impl State {
         self.decisions.push_back(decision);
     }
 
-    fn measured(&mut self, tier: Tier, took: Duration, sharing: f64) {
+    fn measured(&mut self, tier: Tier, took: Duration, alone: Duration) {
         let [wasm, native] = &mut self.alone;
-        let alone = match tier {
-            Tier::Wasm => wasm,
-            Tier::Native => native,
-        };
-        alone.record(took.div_f64(sharing.max(1.0)));
+        match tier {
+            Tier::Wasm => wasm.record(alone),
+            Tier::Native => native.record(alone),
+        }
         let [since_wasm, since_native] = &mut self.unmeasured;
         let (this, other, kind) = match tier {
             Tier::Wasm => (since_wasm, since_native, Kind::Wasm),
@@ -545,7 +545,6 @@ mod tests {
         sandboxes: 0,
         wasm: true,
         running: 0,
-        between: 0,
         cores: 0,
         computes: None,
     };
@@ -571,7 +570,7 @@ mod tests {
                 in_flight: 1,
                 expected: None,
                 took: Some(took),
-                sharing: 1.0,
+                alone: Some(took),
                 computed: None,
                 queued: Duration::ZERO,
                 forward: None,

@@ -21,6 +21,13 @@ struct Function {
     waits: f64,
 }
 
+impl Function {
+    /// In Wasm, without what others had the core in between.
+    fn alone(&self) -> Duration {
+        Duration::from_secs_f64((self.wasm + self.waits) / 1e3)
+    }
+}
+
 /// A matrix of 300 by 300.
 const COMPUTING: Function = Function { wasm: 62.0, native: 28.0, waits: 0.0 };
 /// One that asks another service.
@@ -216,7 +223,10 @@ impl Machine {
                     in_flight: job.in_flight,
                     expected: None,
                     took: (!job.cold).then_some(took),
-                    sharing: job.sharing,
+                    alone: Some(match job.tier {
+                        Tier::Wasm => self.function.alone(),
+                        Tier::Native => took.div_f64(job.sharing),
+                    }),
                     computed: (job.tier == Tier::Wasm)
                         .then(|| Duration::from_secs_f64(self.function.wasm / 1e3)),
                     queued: Duration::ZERO,

@@ -2,13 +2,12 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use wasmtime_wasi_http::WasiBody;
 
-use super::instance::{Call, Failure};
+use super::instance::{Call, Failure, Spent};
 
 /// A guest's response body. Polling it gives the guest its turns; dropping it ends the guest.
 pub struct GuestBody {
@@ -34,10 +33,10 @@ impl GuestBody {
         Self { call, body, failure: None, trailers: None, state: State::Writing }
     }
 
-    /// Time that the guest has computed so far.
+    /// What the guest has spent so far.
     #[must_use]
-    pub fn cpu_used(&self) -> Duration {
-        self.call.cpu_used()
+    pub fn spent(&self) -> Spent {
+        self.call.spent()
     }
 
     fn turn(&mut self, cx: &mut Context<'_>) {

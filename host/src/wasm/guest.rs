@@ -1,7 +1,8 @@
 //! What the host keeps for a guest: the state of its store, and what bounds it.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use baton_otel::SpanId;
 use tokio::sync::OwnedSemaphorePermit;
@@ -92,7 +93,10 @@ impl Guest {
         };
         let mut store = Store::new(engine.wasmtime(), guest);
         store.limiter(|guest| &mut guest.limit);
-        store.epoch_deadline_callback(|_| Ok(next_turn()));
+        store.epoch_deadline_callback(|store| {
+            let progress = Arc::clone(&store.data().limit.progress);
+            Ok(next_turn(move |waited| progress.turns.add(waited)))
+        });
         refresh(&mut store);
         Ok(store)
     }
@@ -117,9 +121,31 @@ impl Guest {
 
 /// What becomes of a guest whose turn is over: it gets another one when whoever is ready, and whoever
 /// the kernel has news for, has had one. Waking itself at once, as Wasmtime would have it, it would
-/// be back before the runtime has looked at a single socket.
-pub(super) fn next_turn() -> UpdateDeadline {
-    UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))
+/// be back before the runtime has looked at a single socket. Says how long that took.
+pub(super) fn next_turn(waited: impl FnOnce(Duration) + Send + 'static) -> UpdateDeadline {
+    let since = Instant::now();
+    UpdateDeadline::YieldCustom(
+        1,
+        Box::pin(async move {
+            tokio::task::yield_now().await;
+            waited(since.elapsed());
+        }),
+    )
+}
+
+/// How long a guest that could go on has waited for its turns.
+#[derive(Debug, Default)]
+pub(super) struct Turns(AtomicU64);
+
+impl Turns {
+    pub(super) fn add(&self, waited: Duration) {
+        let nanos = u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX);
+        self.0.fetch_add(nanos, Ordering::Relaxed);
+    }
+
+    pub(super) fn waited(&self) -> Duration {
+        Duration::from_nanos(self.0.load(Ordering::Relaxed))
+    }
 }
 
 /// What each request has anew: a whole turn, and the bytes that host calls may copy.

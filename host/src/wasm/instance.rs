@@ -17,6 +17,7 @@ use wasmtime::Trap;
 use wasmtime_wasi_http::WasiBody;
 
 use super::body::GuestBody;
+use super::guest::Turns;
 use super::shared::Ride;
 use crate::gate::Refused;
 
@@ -57,8 +58,12 @@ pub enum Failure {
 pub(super) struct Progress {
     pub instantiated: OnceLock<Instant>,
     pub memory_refused: AtomicBool,
+    /// What an instance of this request's own has waited for its turns.
+    pub turns: Turns,
     /// The instance that serves other requests beside this one.
     pub ride: OnceLock<Arc<Ride>>,
+    /// What it had waited for its turns when it took this one.
+    pub boarded: OnceLock<Duration>,
     /// Bytes of memory that the instance may have.
     memory: usize,
     written: AtomicBool,
@@ -84,6 +89,13 @@ impl Progress {
 
     fn take_answer(&self) -> Option<Result<Response<WasiBody>, String>> {
         self.answer.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// How long the guest could have gone on and was not let.
+    fn waited(&self) -> Duration {
+        let boarded = self.boarded.get().copied().unwrap_or_default();
+        let ride = self.ride.get().map(|ride| ride.turns.waited().saturating_sub(boarded));
+        self.turns.waited() + ride.unwrap_or_default()
     }
 
     /// Every byte of the response was taken.
@@ -133,6 +145,15 @@ pub struct Call {
     guest: Option<GuestFuture>,
     progress: Arc<Progress>,
     cpu: Cpu,
+}
+
+/// What a guest has spent on a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spent {
+    /// Computing.
+    pub computed: Duration,
+    /// Ready to go on, but others had their turns.
+    pub waited: Duration,
 }
 
 /// The time that a guest has computed, and how much it may.
@@ -221,10 +242,10 @@ impl Call {
         self.progress.instantiated.get().copied()
     }
 
-    /// Time that the guest has computed so far.
+    /// What the guest has spent so far.
     #[must_use]
-    pub fn cpu_used(&self) -> Duration {
-        self.cpu.used
+    pub fn spent(&self) -> Spent {
+        Spent { computed: self.cpu.used, waited: self.progress.waited() }
     }
 
     /// Tells the guest's side that every byte of the response was taken.

@@ -32,6 +32,6 @@ pub use cache::{Cache, CacheError, Key};
 pub use clock::EPOCH;
 pub use engine::{Engine, EngineError, Generation, Slots};
 pub use guest::Invocation;
-pub use instance::{Call, Failure};
+pub use instance::{Call, Failure, Spent};
 pub use output::{Line, LineSink, Stream};
 pub use program::{LoadError, Program, Settings, Source};

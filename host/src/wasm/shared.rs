@@ -36,7 +36,7 @@ use wasmtime_wasi_http::{Error, WasiHttpView};
 
 use super::clock::{EPOCH, Running};
 use super::engine::Engine;
-use super::guest::{Guest, Invocation, next_turn};
+use super::guest::{Guest, Invocation, Turns, next_turn};
 use super::instance::{Failure, GuestFuture, Progress, failure};
 use super::program::Settings;
 
@@ -154,6 +154,8 @@ pub(super) struct Ride {
     abandoned: AtomicBool,
     /// The instance's task.
     worker: AtomicWaker,
+    /// What the instance has waited for its turns, and with it each request in it.
+    pub(super) turns: Turns,
     /// Ticks of the clock since a request was taken.
     ticks: AtomicU64,
     ended: CancellationToken,
@@ -199,7 +201,10 @@ fn bound_cpu(store: &mut Store<Guest>, ride: &Arc<Ride>, limit: Duration) {
     let most = u64::try_from(limit.as_micros() / EPOCH.as_micros()).unwrap_or(u64::MAX);
     store.epoch_deadline_callback(move |_| {
         match ride.ticks.fetch_add(1, Ordering::Relaxed) < most {
-            true => Ok(next_turn()),
+            true => {
+                let ride = Arc::clone(&ride);
+                Ok(next_turn(move |waited| ride.turns.add(waited)))
+            }
             false => Err(wasmtime::Error::new(Failure::CpuTime { limit })),
         }
     });
@@ -237,6 +242,7 @@ impl WorkerState for Worker {
         self.ride.ticks.store(0, Ordering::Relaxed);
         self.ride.waiting.fetch_add(1, Ordering::Relaxed);
         let _ = progress.instantiated.set(Instant::now());
+        let _ = progress.boarded.set(self.ride.turns.waited());
         let _ = progress.ride.set(Arc::clone(&self.ride));
         Box::pin(left.cancelled_owned())
     }
