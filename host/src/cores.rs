@@ -1,12 +1,141 @@
-//! The cores that Baton may use.
+//! The cores that Baton may use, and what a request gets of them.
+//!
+//! What a request would take with a core of its own is not to be seen on a machine that is busy. Of one in
+//! a sandbox the host sees when it left and when its answer was there; meanwhile the kernel has shared the
+//! cores out between that sandbox, the others and the host itself. How long the host has computed meanwhile
+//! is known exactly; each of the sandboxes is taken to get as much of what was left as the others.
 
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::available_parallelism;
+use std::time::{Duration, Instant};
+
+use nix::time::{ClockId, clock_gettime};
 
 static CORES: LazyLock<usize> = LazyLock::new(|| available_parallelism().map_or(1, usize::from));
+
+/// What the requests in sandboxes compute at once, in thousandths of a core.
+static ABROAD: AtomicU64 = AtomicU64::new(0);
+
+/// The least of a core that a request is taken to get.
+const LEAST: f64 = 0.05;
 
 /// How many they are, by affinity and CPU quota. Found out once, since it takes several files to be read.
 #[must_use]
 pub fn count() -> usize {
     *CORES
+}
+
+/// A request that is sent to a sandbox, until the head of its answer is there.
+pub struct Abroad {
+    /// The share of its time that it computes, with a core of its own.
+    computes: f64,
+    /// When it left, and how long the host had computed by then.
+    left: Option<(Instant, Duration)>,
+    slowed: f64,
+}
+
+impl Abroad {
+    /// One that is about to be sent.
+    #[must_use]
+    pub fn new(computes: f64) -> Self {
+        ABROAD.fetch_add(thousandths(computes), Relaxed);
+        Self { computes, left: None, slowed: 1.0 }
+    }
+
+    /// The host has done what it can for now.
+    pub fn leaves(&mut self) {
+        self.left.get_or_insert_with(|| (Instant::now(), host_computed()));
+    }
+
+    /// The host looks what there is of it.
+    pub fn returns(&mut self) {
+        let Some((left, before)) = self.left else { return };
+        let (away, host) = (left.elapsed(), host_computed().saturating_sub(before));
+        let host = host.as_secs_f64() / away.as_secs_f64().max(1e-9);
+        self.slowed = slowed(self.computes, (cores() - host) / abroad().max(1.0));
+    }
+
+    /// How much slower it was than with a core of its own.
+    #[must_use]
+    pub fn slowed(&self) -> f64 {
+        self.slowed
+    }
+}
+
+impl Drop for Abroad {
+    fn drop(&mut self) {
+        ABROAD.fetch_sub(thousandths(self.computes), Relaxed);
+    }
+}
+
+/// How much slower a request in the host is now, by those in sandboxes, than with a core of its own.
+#[must_use]
+pub fn slowed_at_home(computes: f64) -> f64 {
+    slowed(computes, cores() / (1.0 + abroad()))
+}
+
+/// How much slower a request is that computes for a share of its time and gets so much of a core then.
+fn slowed(computes: f64, gets: f64) -> f64 {
+    1.0 + computes * (1.0 / gets.clamp(LEAST, 1.0) - 1.0)
+}
+
+fn cores() -> f64 {
+    count() as f64
+}
+
+fn abroad() -> f64 {
+    ABROAD.load(Relaxed) as f64 / 1e3
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share")]
+fn thousandths(share: f64) -> u64 {
+    (share.clamp(0.0, 1.0) * 1e3) as u64
+}
+
+/// How long all threads of the host have computed so far.
+fn host_computed() -> Duration {
+    // The clock is there since Linux 2.6.12; without it nothing is known of the host.
+    clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).map(Duration::from).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_a_core_is_not_slowed() {
+        assert!((slowed(1.0, 1.0) - 1.0).abs() < 1e-9);
+        assert!((slowed(1.0, 3.0) - 1.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn who_gets_half_a_core_computes_for_twice_as_long() {
+        assert!((slowed(1.0, 0.5) - 2.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn who_waits_for_others_is_not_slowed_by_those_who_compute() {
+        assert!((slowed(0.0, 0.1) - 1.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_request_that_is_over_asks_for_nothing() {
+        let before = ABROAD.load(Relaxed);
+        let one = Abroad::new(0.25);
+        assert_eq!(ABROAD.load(Relaxed), before + 250);
+        drop(one);
+        assert_eq!(ABROAD.load(Relaxed), before);
+    }
+
+    #[test]
+    fn what_the_host_computes_meanwhile_is_taken_off() {
+        let mut away = Abroad::new(1.0);
+        away.leaves();
+        let until = Instant::now() + Duration::from_millis(20);
+        while Instant::now() < until {}
+        away.returns();
+        // With other cores to compute on, what this one did meanwhile was in nobody's way.
+        assert!(if count() == 1 { away.slowed() > 1.0 } else { away.slowed() >= 1.0 });
+    }
 }

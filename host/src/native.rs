@@ -31,6 +31,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio::time::timeout;
 
+use crate::cores::Abroad;
 use crate::function::Function;
 use crate::manifest::{Policy, Retry};
 use crate::phases::Phase;
@@ -148,7 +149,7 @@ async fn adaptive(
         None => function.outlook(),
     };
     let plan = function.chooser.plan(Instant::now(), record.in_flight, outlook);
-    (record.expected, record.sharing) = (plan.expected, plan.sharing);
+    record.expected = plan.expected;
     native.keep_at_most(plan.keep);
     if let Some(wanted) = plan.prepare {
         native.prepare(wanted, &record.context);
@@ -198,12 +199,15 @@ async fn forward(
     let upgrade = asks_for_upgrade(&request);
     let again = stands_in.then(|| head_of(&request));
     let mut watch: Watch = Box::pin(cpu_time::watch(&function.spec, lease.meter(), native.ticks()));
+    let mut away = Abroad::new(function.chooser.computes());
     let sent = tokio::select! {
         biased;
-        sent = connection.send(*request) => sent,
+        sent = connection.send(*request, &mut away) => sent,
         // The sandbox, which is at work still, goes with its lease.
         () = &mut watch => return Attempt::Failed(cpu_time::problem(&function.spec)),
     };
+    record.slowed = away.slowed();
+    drop(away);
     match sent {
         Ok(response) if response.status().is_informational() && !upgrade => {
             let detail = "the function changed the protocol, which nobody had asked for";

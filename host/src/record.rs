@@ -148,8 +148,8 @@ pub struct Record {
     pub in_flight: usize,
     /// How long it was expected to take, where that was asked.
     pub expected: Option<Duration>,
-    /// How much slower it is expected to be than with a core of its own, where that was asked.
-    pub sharing: f64,
+    /// How much slower it was than with a core of its own, as far as is known.
+    pub slowed: f64,
     /// How long others had the core between two stages of its work.
     pub gave_way: Duration,
     /// How long its tier has worked on it.
@@ -191,7 +191,7 @@ impl Record {
             out_of_time: false,
             in_flight: 0,
             expected: None,
-            sharing: 1.0,
+            slowed: 1.0,
             gave_way: Duration::ZERO,
             work: Stopwatch::default(),
             is_shadow: false,
@@ -323,13 +323,13 @@ impl Record {
         })
     }
 
-    /// What would have taken so long with a core of its own. What a request in Wasm has waited for its turns is known;
-    /// of one in a sandbox, which others share the core with by the kernel's rules, it is what was expected.
+    /// What would have taken so long with a core of its own.
     fn alone(&self, tier: Tier, took: Duration) -> Duration {
-        match tier {
-            Tier::Wasm => took.saturating_sub(self.gave_way + self.guest.waited),
-            Tier::Native => took.div_f64(self.sharing.max(1.0)),
-        }
+        let turns = match tier {
+            Tier::Wasm => self.gave_way + self.guest.waited,
+            Tier::Native => Duration::ZERO,
+        };
+        took.saturating_sub(turns).div_f64(self.slowed)
     }
 
     /// When its tier began to work on it.

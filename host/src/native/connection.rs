@@ -20,6 +20,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::coop::unconstrained;
 
+use crate::cores::Abroad;
 use crate::request_body::RequestBody;
 
 type Driver = Pin<Box<dyn Future<Output = Result<(), hyper::Error>> + Send>>;
@@ -57,20 +58,26 @@ impl Connection {
         self.driver.is_some() && self.sender.is_ready()
     }
 
-    /// Sends a request and answers the response, whose body needs [`Connection::drive`].
+    /// Sends a request and answers the response, whose body needs [`Connection::drive`]; tells how long it was `away`.
     ///
     /// # Errors
     /// When the connection breaks; with the request if nothing of it was sent.
     pub(crate) async fn send(
         &mut self,
         request: Request<RequestBody>,
+        away: &mut Abroad,
     ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
         self.written.store(false, Relaxed);
         // Only the driver answers, and it is polled right before: nobody has to be woken for it.
         let mut sent = pin!(unconstrained(self.sender.try_send_request(request)));
         poll_fn(|cx| {
+            away.returns();
             drive(&mut self.driver, cx);
-            sent.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+            let polled = sent.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            if polled.is_pending() {
+                away.leaves();
+            }
+            polled
         })
         .await
     }

@@ -66,12 +66,6 @@ impl Outlook {
         self.slowed(self.computing(self.running + self.waiting) + 1.0)
     }
 
-    /// How much slower requests are that compute while this one does.
-    #[must_use]
-    pub fn sharing(&self) -> f64 {
-        self.slowed(self.computing(self.running) + 1.0)
-    }
-
     fn cores(&self) -> f64 {
         f64::from(self.cores.max(1))
     }
@@ -267,7 +261,7 @@ mod tests {
         let many = Outlook { warm: false, parked: false, busy: 2, running: 60, cores: 1, ..ALL };
         let idle = Outlook { computes: Some(0.001), waiting: 4, ..many };
         assert_eq!(earliest(idle, &measured(101, 100, 1), true).0, Place::Wasm);
-        assert!(idle.crowd() < 1.01 && idle.sharing() < 1.01);
+        assert!(idle.crowd() < 1.01);
     }
 
     #[test]

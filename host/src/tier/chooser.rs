@@ -76,8 +76,6 @@ pub struct Plan {
     pub patience: Option<Duration>,
     /// How long an idle sandbox is worth keeping.
     pub keep: Duration,
-    /// How much slower the request gets for want of a core of its own.
-    pub sharing: f64,
 }
 
 /// How a request ended.
@@ -253,6 +251,12 @@ impl Chooser {
         self.lock().estimate(kind).record(took);
     }
 
+    /// The share of its time that a request computes with a core of its own; all of it where that is not known.
+    #[must_use]
+    pub fn computes(&self) -> f64 {
+        self.lock().computes.unwrap_or(1.0)
+    }
+
     /// What is measured of one kind.
     #[must_use]
     pub fn summary(&self, kind: Kind) -> Option<Summary> {
@@ -377,8 +381,7 @@ impl State {
             _ => None,
         };
         let keep = self.keep(now, &price, self.place(in_flight), excess);
-        let sharing = outlook.sharing();
-        Plan { place, reason, expected, prepare, patience, keep, sharing }
+        Plan { place, reason, expected, prepare, patience, keep }
     }
 
     /// Who shares the cores: those in flight that do not wait for a sandbox, without this request.

@@ -22,9 +22,10 @@ struct Function {
 }
 
 impl Function {
-    /// In Wasm, without what others had the core in between.
-    fn alone(&self) -> Duration {
-        Duration::from_secs_f64((self.wasm + self.waits) / 1e3)
+    /// A request with a core of its own.
+    fn alone(&self, tier: Tier) -> Duration {
+        let computes = if tier == Tier::Wasm { self.wasm } else { self.native };
+        Duration::from_secs_f64((computes + self.waits) / 1e3)
     }
 }
 
@@ -57,7 +58,6 @@ struct Job {
     waits: f64,
     cold: bool,
     in_flight: usize,
-    sharing: f64,
 }
 
 struct Waiting {
@@ -130,7 +130,7 @@ impl Machine {
         let (busy, accepting) = (self.native(), self.accepting());
         let warm = busy + self.waiting.len() < accepting;
         let count = |count: usize| u32::try_from(count).unwrap();
-        let job = |tier, reason, sharing| Job {
+        let job = |tier, reason| Job {
             arrived: self.now,
             began: self.now,
             tier,
@@ -139,10 +139,9 @@ impl Machine {
             waits: self.function.waits,
             cold: false,
             in_flight,
-            sharing,
         };
-        let wasm = job(Tier::Wasm, Reason::Policy, 1.0);
-        let native = Waiting { job: job(Tier::Native, Reason::Policy, 1.0), until: f64::INFINITY };
+        let wasm = job(Tier::Wasm, Reason::Policy);
+        let native = Waiting { job: job(Tier::Native, Reason::Policy), until: f64::INFINITY };
         match self.policy {
             Policy::Wasm => self.running.push(wasm),
             Policy::Native => {
@@ -168,7 +167,7 @@ impl Machine {
                 let plan = self.chooser.plan(self.instant(), in_flight, outlook);
                 let until = plan.patience.map_or(f64::INFINITY, |it| self.now + ms(it));
                 let tier = if plan.place == Place::Wasm { Tier::Wasm } else { Tier::Native };
-                let job = job(tier, plan.reason, plan.sharing);
+                let job = job(tier, plan.reason);
                 self.prepare(plan.prepare.unwrap_or(0));
                 match plan.place {
                     Place::Wasm => self.running.push(job),
@@ -223,10 +222,7 @@ impl Machine {
                     in_flight: job.in_flight,
                     expected: None,
                     took: (!job.cold).then_some(took),
-                    alone: Some(match job.tier {
-                        Tier::Wasm => self.function.alone(),
-                        Tier::Native => took.div_f64(job.sharing),
-                    }),
+                    alone: Some(self.function.alone(job.tier)),
                     computed: (job.tier == Tier::Wasm)
                         .then(|| Duration::from_secs_f64(self.function.wasm / 1e3)),
                     queued: Duration::ZERO,
