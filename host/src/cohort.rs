@@ -12,8 +12,9 @@
 //!               │                └─ waits for something else: its seat is free, it goes on without
 //!               └─ waits while SEATS for each thread compute, before it has a place in the function
 //! ```
-//! One that is alone gives way to nobody. Whether it is, is only found out by a look at the sockets, which costs time, and
-//! a turn of each guest that computes for long; so a function whose requests have been alone looks seldom.
+//! One that is alone gives way to nobody. Whether it is, is only found out by a look at the sockets, which costs time; so a
+//! function whose requests have been alone looks seldom. And nobody gives way while a guest computes for long: its turn is
+//! longer than what the others could save.
 
 use std::future::poll_fn;
 use std::mem;
@@ -26,6 +27,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::yield_now;
 
 use crate::cores;
+use crate::wasm::{WAITING, Waiting};
 
 /// Requests that one thread takes through their stages together. More share the code no better and
 /// need more cache for their own data.
@@ -39,6 +41,8 @@ const LOOK: usize = 256;
 
 /// The requests of a function that compute.
 pub struct Cohort {
+    /// Guests that compute for long, of any function.
+    guests: &'static Waiting,
     seats: Semaphore,
     present: AtomicUsize,
     /// Requests in a row that have met nobody.
@@ -50,9 +54,13 @@ impl Cohort {
     /// because others wait for their turn.
     #[must_use]
     pub fn new(concurrency: usize) -> Self {
+        Self::beside(concurrency, &WAITING)
+    }
+
+    fn beside(concurrency: usize, guests: &'static Waiting) -> Self {
         let seats = concurrency.clamp(1, SEATS * cores::count());
         let none = AtomicUsize::default;
-        Self { seats: Semaphore::new(seats), present: none(), alone: none() }
+        Self { guests, seats: Semaphore::new(seats), present: none(), alone: none() }
     }
 
     /// Ends the first stage, as soon as there is a seat.
@@ -73,7 +81,8 @@ impl Cohort {
     /// Whether a request that joins sees who else is there.
     fn looks(&self) -> bool {
         let alone = self.alone.load(Relaxed);
-        self.present.load(Relaxed) > 1 || alone < ALONE || alone.is_multiple_of(LOOK)
+        !self.guests.any()
+            && (self.present.load(Relaxed) > 1 || alone < ALONE || alone.is_multiple_of(LOOK))
     }
 }
 
@@ -89,7 +98,7 @@ pub struct Member<'a> {
 impl Member<'_> {
     /// Ends a stage: the others that are ready end theirs first. Answers how long that took.
     pub async fn give_way(&self) -> Duration {
-        if self.cohort.present.load(Relaxed) <= 1 {
+        if self.cohort.present.load(Relaxed) <= 1 || self.cohort.guests.any() {
             return Duration::ZERO;
         }
         let since = Instant::now();
@@ -245,6 +254,19 @@ mod tests {
         assert!(!first.waits());
         gives_way.await;
         assert!(first.waits());
+    }
+
+    #[tokio::test]
+    async fn nobody_gives_way_while_a_guest_computes_for_long() {
+        let guests: &Waiting = Box::leak(Box::default());
+        let (cohort, trail) = (Arc::new(Cohort::beside(4, guests)), trail());
+        let one = guests.one();
+        all(&cohort, &trail, 3).await;
+        let alone = [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2)];
+        assert_eq!(taken(&trail), alone);
+        drop(one);
+        all(&cohort, &trail, 3).await;
+        assert_ne!(taken(&trail), alone);
     }
 
     #[tokio::test]

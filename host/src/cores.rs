@@ -34,6 +34,8 @@ pub fn count() -> usize {
 pub struct Abroad {
     /// The share of its time that it computes, with a core of its own.
     computes: f64,
+    /// Whether anybody wants to know how much slower it was: the clock of all threads is a system call each time.
+    watched: bool,
     /// When it left, and how long the host had computed by then.
     left: Option<(Instant, Duration)>,
     slowed: f64,
@@ -42,14 +44,16 @@ pub struct Abroad {
 impl Abroad {
     /// One that is about to be sent.
     #[must_use]
-    pub fn new(computes: f64) -> Self {
+    pub fn new(computes: f64, watched: bool) -> Self {
         ABROAD.fetch_add(thousandths(computes), Relaxed);
-        Self { computes, left: None, slowed: 1.0 }
+        Self { computes, watched, left: None, slowed: 1.0 }
     }
 
     /// The host has done what it can for now.
     pub fn leaves(&mut self) {
-        self.left.get_or_insert_with(|| (Instant::now(), host_computed()));
+        if self.watched && self.left.is_none() {
+            self.left = Some((Instant::now(), host_computed()));
+        }
     }
 
     /// The host looks what there is of it.
@@ -60,7 +64,7 @@ impl Abroad {
         self.slowed = slowed(self.computes, (cores() - host) / abroad().max(1.0));
     }
 
-    /// How much slower it was than with a core of its own.
+    /// How much slower it was than with a core of its own, as far as that was watched.
     #[must_use]
     pub fn slowed(&self) -> f64 {
         self.slowed
@@ -126,7 +130,7 @@ mod tests {
     #[test]
     fn a_request_that_is_over_asks_for_nothing() {
         let before = ABROAD.load(Relaxed);
-        let one = Abroad::new(0.25);
+        let one = Abroad::new(0.25, false);
         assert_eq!(ABROAD.load(Relaxed), before + 250);
         drop(one);
         assert_eq!(ABROAD.load(Relaxed), before);
@@ -134,7 +138,7 @@ mod tests {
 
     #[test]
     fn what_the_host_computes_meanwhile_is_taken_off() {
-        let mut away = Abroad::new(1.0);
+        let mut away = Abroad::new(1.0, true);
         away.leaves();
         let until = Instant::now() + Duration::from_millis(20);
         while Instant::now() < until {}

@@ -199,7 +199,8 @@ async fn forward(
     let upgrade = asks_for_upgrade(&request);
     let again = stands_in.then(|| head_of(&request));
     let mut watch: Watch = Box::pin(cpu_time::watch(&function.spec, lease.meter(), native.ticks()));
-    let mut away = Abroad::new(function.chooser.computes());
+    let chooses = function.spec.policy == Policy::Adaptive;
+    let mut away = Abroad::new(function.chooser.computes(), chooses);
     let sent = tokio::select! {
         biased;
         sent = connection.send(*request, &mut away) => sent,

@@ -1,13 +1,12 @@
 //! What the host keeps for a guest: the state of its store, and what bounds it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::Ordering;
 
 use baton_otel::SpanId;
 use tokio::sync::OwnedSemaphorePermit;
 use wasmtime::component::ResourceTable;
-use wasmtime::{ResourceLimiter, Store, UpdateDeadline};
+use wasmtime::{ResourceLimiter, Store};
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_config::{WasiConfig, WasiConfigVariables};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
@@ -17,6 +16,7 @@ use super::instance::Progress;
 use super::outgoing::Outgoing;
 use super::output::{Log, Output, Stream};
 use super::program::Settings;
+use super::turns::{FIRST, next_turn};
 use crate::egress::Caller;
 use crate::scratch::Held;
 
@@ -119,39 +119,10 @@ impl Guest {
     }
 }
 
-/// What becomes of a guest whose turn is over: it gets another one when whoever is ready, and whoever
-/// the kernel has news for, has had one. Waking itself at once, as Wasmtime would have it, it would
-/// be back before the runtime has looked at a single socket. Says how long that took.
-pub(super) fn next_turn(waited: impl FnOnce(Duration) + Send + 'static) -> UpdateDeadline {
-    let since = Instant::now();
-    UpdateDeadline::YieldCustom(
-        1,
-        Box::pin(async move {
-            tokio::task::yield_now().await;
-            waited(since.elapsed());
-        }),
-    )
-}
-
-/// How long a guest that could go on has waited for its turns.
-#[derive(Debug, Default)]
-pub(super) struct Turns(AtomicU64);
-
-impl Turns {
-    pub(super) fn add(&self, waited: Duration) {
-        let nanos = u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX);
-        self.0.fetch_add(nanos, Ordering::Relaxed);
-    }
-
-    pub(super) fn waited(&self) -> Duration {
-        Duration::from_nanos(self.0.load(Ordering::Relaxed))
-    }
-}
-
-/// What each request has anew: a whole turn, and the bytes that host calls may copy.
+/// What each request has anew: a first turn, and the bytes that host calls may copy.
 pub(super) fn refresh(store: &mut Store<Guest>) {
     store.set_hostcall_fuel(HOSTCALL_BYTES);
-    store.set_epoch_deadline(1);
+    store.set_epoch_deadline(FIRST);
 }
 
 impl WasiView for Guest {

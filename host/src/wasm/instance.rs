@@ -17,8 +17,8 @@ use wasmtime::Trap;
 use wasmtime_wasi_http::WasiBody;
 
 use super::body::GuestBody;
-use super::guest::Turns;
 use super::shared::Ride;
+use super::turns::Turns;
 use crate::gate::Refused;
 
 /// Why a guest gave no answer, or stopped in the middle of one.

@@ -22,6 +22,7 @@ mod program;
 mod second;
 mod shared;
 mod third;
+mod turns;
 
 #[cfg(test)]
 mod tests;
@@ -35,3 +36,4 @@ pub use guest::Invocation;
 pub use instance::{Call, Failure, Spent};
 pub use output::{Line, LineSink, Stream};
 pub use program::{LoadError, Program, Settings, Source};
+pub use turns::{WAITING, Waiting};

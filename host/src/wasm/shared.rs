@@ -36,9 +36,10 @@ use wasmtime_wasi_http::{Error, WasiHttpView};
 
 use super::clock::{EPOCH, Running};
 use super::engine::Engine;
-use super::guest::{Guest, Invocation, Turns, next_turn};
+use super::guest::{Guest, Invocation};
 use super::instance::{Failure, GuestFuture, Progress, failure};
 use super::program::Settings;
+use super::turns::{Turns, next_turn};
 
 /// What an instance has beyond the time of a request, whose own deadline comes first.
 const MARGIN: Duration = Duration::from_secs(1);
