@@ -88,7 +88,7 @@ pub struct RunArguments {
     /// The native build of the same function, a static executable
     #[arg(long)]
     pub native: Option<PathBuf>,
-    /// Which tier answers: wasm, native, hybrid or adaptive [default: what the artifacts allow]
+    /// Which tier answers: wasm, native, hybrid or adaptive [default: adaptive, or what the artifact given allows]
     #[arg(long, value_parser = policy)]
     pub policy: Option<Policy>,
     /// Where to serve: IP:PORT, unix:PATH or fd:N
@@ -337,7 +337,7 @@ impl RunArguments {
         function.policy = self.policy.unwrap_or(match (&self.component, &self.native) {
             (Some(_), None) => Policy::Wasm,
             (None, _) => Policy::Native,
-            (Some(_), Some(_)) => Policy::Hybrid,
+            (Some(_), Some(_)) => Policy::Adaptive,
         });
         if function.policy.uses_wasm() && self.component.is_none() {
             return Err("this policy needs a component, the first argument");

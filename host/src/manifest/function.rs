@@ -58,7 +58,7 @@ impl Function {
             component: None,
             native: None,
             listen: Listen::Inherited,
-            policy: Policy::Hybrid,
+            policy: Policy::Adaptive,
             retry: Retry::Idempotent,
             verify: Verify::default(),
             instances: Instances::Fresh,

@@ -546,12 +546,12 @@ fn policy(section: &mut Section<'_>, verified: f64) -> Policy {
     let (wasm, native) = (section.has("component"), section.has("native"));
     if !wasm && !native {
         section.contradiction("", Misfit::new("has nothing to run", "component, native or both"));
-        return Policy::Hybrid;
+        return Policy::Adaptive;
     }
     let follows = match (wasm, native) {
         (true, false) => Policy::Wasm,
         (false, true) => Policy::Native,
-        _ => Policy::Hybrid,
+        _ => Policy::Adaptive,
     };
     let policy = asked.unwrap_or(follows);
     let missing = match () {

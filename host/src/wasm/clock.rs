@@ -16,8 +16,8 @@ use std::time::Duration;
 
 /// How long a guest may run before it yields to its neighbours.
 ///
-/// It is what a neighbour waits at the most for one guest that spins on its core: by
-/// `just bench wasm` 1.1 ms in the median and 3.2 ms at the 99th percentile.
+/// It is what a neighbour waits for one guest that spins on its core, rarely twice: by `just bench wasm` 1.1 ms in the
+/// median and 2.2 ms at the 99th percentile.
 pub const EPOCH: Duration = Duration::from_millis(1);
 
 /// After this many ticks without a guest the clock sleeps until one arrives.

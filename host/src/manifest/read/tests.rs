@@ -151,7 +151,7 @@ fn the_policy_follows_from_the_artifacts() {
     };
     assert_eq!(policy("component = \"f.wasm\""), Policy::Wasm);
     assert_eq!(policy("native = \"f\""), Policy::Native);
-    assert_eq!(policy("component = \"f.wasm\"\nnative = \"f\""), Policy::Hybrid);
+    assert_eq!(policy("component = \"f.wasm\"\nnative = \"f\""), Policy::Adaptive);
 }
 
 #[test]
