@@ -30,6 +30,13 @@ pub fn target_dir() -> PathBuf {
     profile.and_then(Path::parent).unwrap_or(Path::new("target")).to_owned()
 }
 
+/// The Baton that is measured: what the variable `BATON` names, else the one that tests use.
+#[must_use]
+pub fn program() -> PathBuf {
+    let default = || target_dir().join("release/baton");
+    std::env::var_os("BATON").map_or_else(default, PathBuf::from)
+}
+
 /// Both builds of a function of ours: the component, the executable.
 #[must_use]
 pub fn builds(name: &str) -> (PathBuf, PathBuf) {
@@ -155,8 +162,7 @@ impl Setup {
         }
         let config = path.join("baton.toml");
         fs::write(&config, manifest)?;
-        let default = || target_dir().join("release/baton");
-        let mut command = Command::new(self.program.clone().unwrap_or_else(default));
+        let mut command = Command::new(self.program.clone().unwrap_or_else(program));
         command.arg("serve").arg("--config").arg(&config);
         command.arg("--state-dir").arg(path.join("state"));
         command.arg("--cgroup-parent").arg(&place.cgroup_path);

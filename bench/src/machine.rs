@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use crate::baton::target_dir;
+use crate::baton::program;
 
 /// The machine, its load and the versions.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
@@ -34,7 +34,7 @@ impl Machine {
     #[must_use]
     pub fn here() -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let baton = target_dir().join("release/baton");
+        let baton = program();
         let baton = baton.to_string_lossy();
         let programs: [(&str, &[&str]); 4] = [
             ("baton", &[&baton, "--version"]),
@@ -49,6 +49,11 @@ impl Machine {
             let version = version.map(|line| match line.strip_prefix(name) {
                 Some(version) => version.trim().to_owned(),
                 None => line,
+            });
+            let named = std::env::var("BATON").ok().filter(|_| name == "baton");
+            let version = version.map(|version| match named {
+                Some(named) => format!("{version} ({named})"),
+                None => version,
             });
             versions.extend(version.map(|version| (name.to_owned(), version)));
         }

@@ -11,7 +11,7 @@ use http::Method;
 use serde::Serialize;
 
 use crate::bars::{Bar, Op, short};
-use crate::baton::{Baton, Setup, builds, target_dir};
+use crate::baton::{Baton, Setup, builds, program, target_dir};
 use crate::bench::Session;
 use crate::client::{self, Request, Target};
 use crate::interleave::{Rounds, interleave};
@@ -351,7 +351,7 @@ fn start(session: &Session, results: &mut Results, wasmtime: Option<&Path>) -> a
         let server = if *variant == "wasmtime serve" {
             serve(wasmtime, &["--allow-precompiled"], &machine, session, directory.path())?
         } else {
-            let mut command = Command::new(target_dir().join("release/baton"));
+            let mut command = Command::new(program());
             command.arg("run").arg(&component).arg("--native").arg(&native);
             command.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--cache-dir"]);
             command.arg(target_dir().join("bench-cache"));

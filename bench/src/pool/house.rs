@@ -27,7 +27,7 @@ use tokio::task::JoinSet;
 
 use super::Start;
 use super::place::Place;
-use crate::baton::target_dir;
+use crate::baton::program;
 
 /// What every function here may use.
 pub(super) const LIMITS: Limits =
@@ -54,7 +54,7 @@ impl Daemon {
         let (control, supervisor) = protocol::channel()?;
         let (state, cgroup) = (place.path().join(name), format!("{}/{name}", place.cgroup));
         let lock = RunLock::claim(&state, RUN)?;
-        let program = target_dir().join("release/baton");
+        let program = program();
         let (state_dir, group) = (state.join(RUN), format!("{cgroup}/{RUN}"));
         let arguments = format!("baton pool-daemon --host 3 --control 4 --cgroup {group} --state");
         let mut arguments: Vec<CString> =
