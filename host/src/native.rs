@@ -31,7 +31,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio::time::timeout;
 
-use crate::cores::Abroad;
+use crate::cores::Forwarding;
 use crate::function::Function;
 use crate::manifest::{Policy, Retry};
 use crate::phases::Phase;
@@ -200,15 +200,15 @@ async fn forward(
     let again = stands_in.then(|| head_of(&request));
     let mut watch: Watch = Box::pin(cpu_time::watch(&function.spec, lease.meter(), native.ticks()));
     let chooses = function.spec.policy == Policy::Adaptive;
-    let mut away = Abroad::new(function.chooser.computes(), chooses);
+    let mut forwarding = Forwarding::new(function.chooser.computes(), chooses);
     let sent = tokio::select! {
         biased;
-        sent = connection.send(*request, &mut away) => sent,
+        sent = connection.send(*request, &mut forwarding) => sent,
         // The sandbox, which is at work still, goes with its lease.
         () = &mut watch => return Attempt::Failed(cpu_time::problem(&function.spec)),
     };
-    record.slowed = away.slowed();
-    drop(away);
+    record.slowed = forwarding.slowed();
+    drop(forwarding);
     match sent {
         Ok(response) if response.status().is_informational() && !upgrade => {
             let detail = "the function changed the protocol, which nobody had asked for";

@@ -19,7 +19,7 @@ use tokio::time::sleep_until;
 
 use crate::answer::{Answer, Source};
 use crate::cohort::Member;
-use crate::cores::slowed_at_home;
+use crate::cores::slowed_by_sandboxes;
 use crate::function::{Component, Function, Loaded};
 use crate::head;
 use crate::host::Host;
@@ -231,7 +231,7 @@ pub(crate) async fn run_component(
     });
     let head = head.await.map_err(guest_problem)?;
     record.slowed =
-        record.function.as_ref().map_or(1.0, |it| slowed_at_home(it.chooser.computes()));
+        record.function.as_ref().map_or(1.0, |it| slowed_by_sandboxes(it.chooser.computes()));
     let (mut head, body) = head.into_parts();
     strip_hop_by_hop(&mut head.headers);
     Ok(Response::from_parts(head, Source::Guest(call.into_body(body))))

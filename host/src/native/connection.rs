@@ -20,7 +20,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::coop::unconstrained;
 
-use crate::cores::Abroad;
+use crate::cores::Forwarding;
 use crate::request_body::RequestBody;
 
 type Driver = Pin<Box<dyn Future<Output = Result<(), hyper::Error>> + Send>>;
@@ -58,24 +58,25 @@ impl Connection {
         self.driver.is_some() && self.sender.is_ready()
     }
 
-    /// Sends a request and answers the response, whose body needs [`Connection::drive`]; tells how long it was `away`.
+    /// Sends a request and answers the response, whose body needs [`Connection::drive`]; tells `forwarding` when
+    /// the request has left and when its answer is looked for.
     ///
     /// # Errors
     /// When the connection breaks; with the request if nothing of it was sent.
     pub(crate) async fn send(
         &mut self,
         request: Request<RequestBody>,
-        away: &mut Abroad,
+        forwarding: &mut Forwarding,
     ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
         self.written.store(false, Relaxed);
         // Only the driver answers, and it is polled right before: nobody has to be woken for it.
         let mut sent = pin!(unconstrained(self.sender.try_send_request(request)));
         poll_fn(|cx| {
-            away.returns();
+            forwarding.returns();
             drive(&mut self.driver, cx);
             let polled = sent.as_mut().poll(&mut Context::from_waker(Waker::noop()));
             if polled.is_pending() {
-                away.leaves();
+                forwarding.leaves();
             }
             polled
         })

@@ -9,7 +9,8 @@
 //! [`super::account`] whether a sandbox pays. Activating a parked sandbox for a request is making
 //! one, so it has to pay as well.
 //!
-//! **Exploration.** An estimate that nothing renews goes stale. For every second of service a
+//! **Exploration.** Whether a sandbox pays is not known before one was measured, so a revision's first request in Wasm has
+//! one made behind it, which no account pays for. And an estimate that nothing renews goes stale. For every second of service a
 //! hundredth is saved up; a request goes to the tier that seems slower only when that tier was not
 //! measured for `STALE` requests and the difference was saved up, and a sandbox is made to look
 //! again only when its making was. So exploring costs at most a hundredth of the mean, and it
@@ -200,6 +201,8 @@ struct State {
     parked: bool,
     /// Requests since each tier was measured.
     unmeasured: [u32; 2],
+    /// Whether a sandbox was made, if only to see what the native build takes.
+    tried: bool,
     /// Seconds that exploring may cost now.
     saved: f64,
     counts: BTreeMap<(&'static str, &'static str), u64>,
@@ -220,6 +223,7 @@ impl Chooser {
             sandboxes: 0,
             parked: true,
             unmeasured: [0; 2],
+            tried: false,
             saved: 0.0,
             counts: BTreeMap::new(),
             decisions: VecDeque::with_capacity(DECISIONS),
@@ -232,7 +236,7 @@ impl Chooser {
         let mut state = self.lock();
         state.look(now, in_flight, outlook);
         let plan = state.plan(now, in_flight, outlook);
-        state.spend(plan);
+        state.spend(now, plan);
         plan
     }
 
@@ -355,6 +359,9 @@ impl State {
         let worth = self.worth(own, pays);
         let mut prepare = (!outlook.warm && worth > self.sandboxes)
             .then(|| worth * self.bounds.concurrency.max(1));
+        if place == Place::Wasm && self.tries(outlook) {
+            prepare = prepare.or(Some(1));
+        }
         let mut reason = match place {
             Place::Warm => Reason::Warm,
             Place::Parked => Reason::Parked,
@@ -428,6 +435,12 @@ impl State {
         keeps.max().unwrap_or(self.bounds.idle_timeout)
     }
 
+    /// Whether it is time for the first sandbox, which shows what the native build takes.
+    fn tries(&self, outlook: Outlook) -> bool {
+        let [_, native] = &self.alone;
+        !self.tried && native.samples() == 0 && outlook.sandboxes == 0 && !outlook.warm
+    }
+
     fn explore(&self, place: Place, outlook: Outlook, measured: &Measured) -> Option<Exploration> {
         let [since_wasm, since_native] = self.unmeasured;
         let (wasm, native) = (measured.wasm()?, measured.native()?);
@@ -452,8 +465,12 @@ impl State {
         }
     }
 
-    /// Takes what exploring costs from what was saved.
-    fn spend(&mut self, plan: Plan) {
+    /// Takes what exploring costs from what was saved; the first sandbox is free.
+    fn spend(&mut self, now: Instant, plan: Plan) {
+        if plan.prepare.is_some() && !self.tried {
+            self.tried = true;
+            self.accounts.iter_mut().take(1).for_each(|account| account.given(now));
+        }
         let measured = self.expectations();
         let (Some(wasm), Some(native)) = (measured.wasm(), measured.native()) else { return };
         if plan.reason == Reason::Probe {
@@ -561,7 +578,11 @@ mod tests {
     impl Trial {
         fn new() -> Self {
             let now = Instant::now();
-            Self { chooser: Chooser::new(BOUNDS, now), now }
+            let trial = Self { chooser: Chooser::new(BOUNDS, now), now };
+            // The first sandbox has come and goes, and was not measured.
+            trial.chooser.plan(now, 1, COLD);
+            trial.chooser.plan(now, 1, Outlook { starting: 1, sandboxes: 1, ..COLD });
+            trial
         }
 
         fn end(&mut self, tier: Tier, reason: Reason, took: Duration) {
@@ -593,6 +614,19 @@ mod tests {
             }
             panic!("none ever pays");
         }
+    }
+
+    #[test]
+    fn the_first_request_has_a_sandbox_made_and_no_later_one_that_does_not_pay() {
+        let now = Instant::now();
+        let chooser = Chooser::new(BOUNDS, now);
+        let first = chooser.plan(now, 1, COLD);
+        assert_eq!(
+            (first.place, first.reason, first.prepare),
+            (Place::Wasm, Reason::NoWarmSandbox, Some(1))
+        );
+        chooser.plan(now, 1, Outlook { starting: 1, sandboxes: 1, ..COLD });
+        assert_eq!(chooser.plan(now, 1, COLD).prepare, None);
     }
 
     #[test]
