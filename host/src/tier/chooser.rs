@@ -359,7 +359,8 @@ impl State {
         let worth = self.worth(own, pays);
         let mut prepare = (!outlook.warm && worth > self.sandboxes)
             .then(|| worth * self.bounds.concurrency.max(1));
-        if place == Place::Wasm && self.tries(outlook) {
+        let tries = place == Place::Wasm && self.tries(outlook);
+        if tries {
             prepare = prepare.or(Some(1));
         }
         let mut reason = match place {
@@ -387,7 +388,10 @@ impl State {
             }
             _ => None,
         };
-        let keep = self.keep(now, &price, self.place(in_flight), excess);
+        let keep = match tries {
+            true => self.bounds.idle_timeout,
+            false => self.keep(now, &price, self.place(in_flight), excess),
+        };
         Plan { place, reason, expected, prepare, patience, keep }
     }
 
@@ -622,8 +626,8 @@ mod tests {
         let chooser = Chooser::new(BOUNDS, now);
         let first = chooser.plan(now, 1, COLD);
         assert_eq!(
-            (first.place, first.reason, first.prepare),
-            (Place::Wasm, Reason::NoWarmSandbox, Some(1))
+            (first.place, first.reason, first.prepare, first.keep),
+            (Place::Wasm, Reason::NoWarmSandbox, Some(1), BOUNDS.idle_timeout)
         );
         chooser.plan(now, 1, Outlook { starting: 1, sandboxes: 1, ..COLD });
         assert_eq!(chooser.plan(now, 1, COLD).prepare, None);

@@ -254,7 +254,10 @@ fn adaptive_makes_a_sandbox_behind_the_first_request_to_learn_what_it_takes() {
         Setup::new().function("hello", "adaptive").component("hello").executable("hello").start();
     baton.until_parked();
     assert_eq!(reason_of(&baton, 1, "/hello"), "no-warm-sandbox");
-    wait_until("it is there", || baton.sandboxes_of("hello").len() == 1);
+    baton.until_native("/hello");
+    let document = explained(&baton, "hello");
+    let decisions = document["decisions"].as_array().unwrap();
+    assert_eq!(decisions.last().unwrap()["reason"], "warm", "{document:#}");
 }
 
 #[test]
