@@ -583,7 +583,7 @@ mod tests {
         fn new() -> Self {
             let now = Instant::now();
             let trial = Self { chooser: Chooser::new(BOUNDS, now), now };
-            // The first sandbox has come and goes, and was not measured.
+            // The first sandbox is there, and gone when a test looks; it was not measured.
             trial.chooser.plan(now, 1, COLD);
             trial.chooser.plan(now, 1, Outlook { starting: 1, sandboxes: 1, ..COLD });
             trial
