@@ -121,7 +121,7 @@ impl Answer {
     /// done with them before they are written.
     pub async fn look_ahead(&mut self) {
         let hint = self.source.size_hint();
-        self.ahead = poll_fn(|cx| match self.poll_timed(cx) {
+        self.ahead = poll_fn(|cx| match self.poll_source(cx) {
             Poll::Ready(frame) => Poll::Ready(Some(Ahead { frame, hint })),
             Poll::Pending => Poll::Ready(None),
         })
@@ -140,25 +140,15 @@ impl Answer {
         in_flight.end(outcome);
     }
 
-    fn poll_source(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
-        match self.ahead.take() {
-            Some(ahead) => Poll::Ready(ahead.frame),
-            None => self.source.poll_frame(cx),
-        }
-    }
-
     /// Polls the source, and has the record's stopwatch run while it works.
-    fn poll_timed(
+    fn poll_source(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         if let Some(in_flight) = &mut self.in_flight {
             in_flight.record.work.start(Instant::now());
         }
-        let polled = self.poll_source(cx);
+        let polled = self.source.poll_frame(cx);
         if polled.is_ready()
             && let Some(in_flight) = &mut self.in_flight
         {
@@ -203,7 +193,10 @@ impl Body for Answer {
         if let Some(why) = this.broken.take() {
             return this.break_off(why);
         }
-        let polled = this.poll_timed(cx);
+        let polled = match this.ahead.take() {
+            Some(ahead) => Poll::Ready(ahead.frame),
+            None => this.poll_source(cx),
+        };
         match polled {
             Poll::Ready(Some(Ok(frame))) => {
                 let sent = frame.data_ref().map_or(0, Bytes::len);

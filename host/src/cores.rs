@@ -77,10 +77,12 @@ impl Drop for Forwarding {
     }
 }
 
-/// How much slower a request in the host is now, by those in sandboxes, than with a core of its own.
+/// How much slower a request in the host is now, by those in sandboxes, than with a core of its own; what share of its
+/// time it computes is asked only if there are any.
 #[must_use]
-pub fn slowed_by_sandboxes(computes: f64) -> f64 {
-    slowed_in_host(computes, cores(), forwarded())
+pub fn slowed_by_sandboxes(computes: impl FnOnce() -> f64) -> f64 {
+    let forwarded = forwarded();
+    if forwarded == 0.0 { 1.0 } else { slowed_in_host(computes(), cores(), forwarded) }
 }
 
 /// How much slower a request in a sandbox is while the host computes on `host` of the cores: those in sandboxes, which

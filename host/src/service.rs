@@ -230,8 +230,8 @@ pub(crate) async fn run_component(
         polled
     });
     let head = head.await.map_err(guest_problem)?;
-    record.slowed =
-        record.function.as_ref().map_or(1.0, |it| slowed_by_sandboxes(it.chooser.computes()));
+    let function = record.function.as_ref();
+    record.slowed = function.map_or(1.0, |it| slowed_by_sandboxes(|| it.chooser.computes()));
     let (mut head, body) = head.into_parts();
     strip_hop_by_hop(&mut head.headers);
     Ok(Response::from_parts(head, Source::Guest(call.into_body(body))))
