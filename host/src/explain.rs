@@ -145,7 +145,7 @@ fn decision(decision: &Decision) -> Value {
         "reason": decision.reason.name(),
         "in_flight": decision.in_flight,
         "expected_ms": decision.expected.map(ms),
-        "took_ms": decision.took.map(ms),
+        "took_ms": decision.took.map(|took| ms(took.elapsed)),
         "trace_id": decision.trace_id.to_string(),
     })
 }

@@ -17,7 +17,7 @@ use crate::function::Function;
 use crate::phases::{Interval, Phase, Phases};
 use crate::problem;
 use crate::stopwatch::Stopwatch;
-use crate::tier::chooser::Decision;
+use crate::tier::chooser::{Decision, Took};
 use crate::tier::{Reason, Tier};
 use crate::wasm::Spent;
 
@@ -314,8 +314,7 @@ impl Record {
             reason,
             in_flight: self.in_flight,
             expected: self.expected,
-            took,
-            alone: took.map(|took| self.alone(tier, took)),
+            took: took.map(|elapsed| Took { elapsed, alone: self.alone(tier, elapsed) }),
             computed: (tier == Tier::Wasm).then_some(self.guest.computed),
             queued,
             forward,
@@ -323,13 +322,13 @@ impl Record {
         })
     }
 
-    /// What would have taken so long with a core of its own.
-    fn alone(&self, tier: Tier, took: Duration) -> Duration {
+    /// How long it would have taken with a core of its own.
+    fn alone(&self, tier: Tier, elapsed: Duration) -> Duration {
         let turns = match tier {
             Tier::Wasm => self.gave_way + self.guest.waited,
             Tier::Native => Duration::ZERO,
         };
-        took.saturating_sub(turns).div_f64(self.slowed)
+        elapsed.saturating_sub(turns).div_f64(self.slowed)
     }
 
     /// When its tier began to work on it.
@@ -375,5 +374,53 @@ pub fn protocol_version(version: Version) -> &'static str {
         Version::HTTP_2 => "2",
         Version::HTTP_3 => "3",
         _ => "1.1",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use baton_otel::Sampler;
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// A request that its tier answered after 30 ms.
+    fn answered(tier: Tier) -> (Record, Instant) {
+        let request = http::Request::get("/").body(()).unwrap();
+        let context = RequestContext::accept(request.headers(), &Sampler::ratio(0.0));
+        let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        let mut record = Record::new(&request, context, Arc::new(Peer::new(None, None, place)));
+        record.tier = Some((tier, Reason::Policy));
+        let phase = match tier {
+            Tier::Wasm => Phase::Instantiate,
+            Tier::Native => Phase::Forward,
+        };
+        let began = record.phases.began();
+        let end = began + 30 * MS;
+        record.phases.enter(phase, began);
+        record.answered(end, Duration::ZERO);
+        (record, end)
+    }
+
+    fn took(record: &Record, end: Instant) -> Took {
+        record.decision(end, Outcome::Complete).unwrap().took.unwrap()
+    }
+
+    #[test]
+    fn a_guest_with_a_core_of_its_own_would_not_have_waited_for_the_turns_of_others() {
+        let (mut record, end) = answered(Tier::Wasm);
+        record.guest = Spent { computed: 4 * MS, waited: 16 * MS };
+        record.gave_way = 4 * MS;
+        record.slowed = 2.0;
+        assert_eq!(took(&record, end), Took { elapsed: 30 * MS, alone: 5 * MS });
+    }
+
+    #[test]
+    fn a_sandbox_with_a_core_of_its_own_would_not_have_been_slowed() {
+        let (mut record, end) = answered(Tier::Native);
+        record.slowed = 3.0;
+        assert_eq!(took(&record, end), Took { elapsed: 30 * MS, alone: 10 * MS });
     }
 }

@@ -79,6 +79,15 @@ pub struct Plan {
     pub keep: Duration,
 }
 
+/// How long a tier worked on a request, without what it waited for the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Took {
+    /// Beside whatever else the machine did.
+    pub elapsed: Duration,
+    /// What would be left of that with a core of its own.
+    pub alone: Duration,
+}
+
 /// How a request ended.
 #[derive(Clone, Debug)]
 pub struct Decision {
@@ -92,11 +101,9 @@ pub struct Decision {
     pub in_flight: usize,
     /// What was expected of it.
     pub expected: Option<Duration>,
-    /// The tier's work on it, without what it waited for the client; `None` when it was not a
-    /// measurement of its tier (a fallback, a cold start, a failure, a client that left).
-    pub took: Option<Duration>,
-    /// What of that is left with a core of its own.
-    pub alone: Option<Duration>,
+    /// The tier's work on it; `None` when it was not a measurement of its tier (a fallback, a cold
+    /// start, a failure, a client that left).
+    pub took: Option<Took>,
     /// How long it computed, where its tier tells.
     pub computed: Option<Duration>,
     /// Its time in the queue.
@@ -247,7 +254,7 @@ impl Chooser {
 
     /// A tier took so long for a request that no client waited for.
     pub fn shadowed(&self, tier: Tier, took: Duration) {
-        self.lock().measured(tier, took, took);
+        self.lock().measured(tier, Took { elapsed: took, alone: took });
     }
 
     /// A sandbox was started, or created, which took so long.
@@ -492,16 +499,16 @@ impl State {
             self.estimate(Kind::Forward).record(forward);
         }
         if let Some(took) = decision.took {
-            let alone = decision.alone.unwrap_or(took);
-            self.measured(decision.tier, took, alone);
+            self.measured(decision.tier, took);
             if let Some(computed) = decision.computed {
-                self.computed(alone, computed);
+                self.computed(took.alone, computed);
             }
-            self.saved = (self.saved + took.as_secs_f64() * EXPLORING).min(SAVED_MAX);
+            let elapsed = took.elapsed;
+            self.saved = (self.saved + elapsed.as_secs_f64() * EXPLORING).min(SAVED_MAX);
             let (price, measured) = (self.price(), self.expectations());
             let excess = match decision.tier {
-                Tier::Wasm => measured.excess_of_wasm(took),
-                Tier::Native => measured.excess_of_native(took),
+                Tier::Wasm => measured.excess_of_wasm(elapsed),
+                Tier::Native => measured.excess_of_native(elapsed),
             };
             if let Some(place) = self.place(decision.in_flight) {
                 self.accounts[place].charge(now, &price, excess.as_secs_f64());
@@ -514,11 +521,11 @@ impl State {
         self.decisions.push_back(decision);
     }
 
-    fn measured(&mut self, tier: Tier, took: Duration, alone: Duration) {
+    fn measured(&mut self, tier: Tier, took: Took) {
         let [wasm, native] = &mut self.alone;
         match tier {
-            Tier::Wasm => wasm.record(alone),
-            Tier::Native => native.record(alone),
+            Tier::Wasm => wasm.record(took.alone),
+            Tier::Native => native.record(took.alone),
         }
         let [since_wasm, since_native] = &mut self.unmeasured;
         let (this, other, kind) = match tier {
@@ -527,7 +534,7 @@ impl State {
         };
         *this = 0;
         *other = other.saturating_add(1);
-        self.estimate(kind).record(took);
+        self.estimate(kind).record(took.elapsed);
     }
 }
 
@@ -597,8 +604,7 @@ mod tests {
                 reason,
                 in_flight: 1,
                 expected: None,
-                took: Some(took),
-                alone: Some(took),
+                took: Some(Took { elapsed: took, alone: took }),
                 computed: None,
                 queued: Duration::ZERO,
                 forward: None,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use baton_otel::TraceId;
 
 use super::adaptive::{Outlook, Place};
-use super::chooser::{Bounds, Chooser, Decision};
+use super::chooser::{Bounds, Chooser, Decision, Took};
 use super::{Reason, Tier};
 
 /// Milliseconds that a request takes.
@@ -214,15 +214,15 @@ impl Machine {
             let done: Vec<Job> = done;
             for job in done {
                 self.latencies.push(self.now - job.arrived);
-                let took = Duration::from_secs_f64((self.now - job.began) / 1e3);
+                let elapsed = Duration::from_secs_f64((self.now - job.began) / 1e3);
+                let alone = self.function.alone(job.tier);
                 let decision = Decision {
                     at: SystemTime::UNIX_EPOCH,
                     tier: job.tier,
                     reason: job.reason,
                     in_flight: job.in_flight,
                     expected: None,
-                    took: (!job.cold).then_some(took),
-                    alone: Some(self.function.alone(job.tier)),
+                    took: (!job.cold).then_some(Took { elapsed, alone }),
                     computed: (job.tier == Tier::Wasm)
                         .then(|| Duration::from_secs_f64(self.function.wasm / 1e3)),
                     queued: Duration::ZERO,

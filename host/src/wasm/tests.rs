@@ -172,6 +172,25 @@ async fn memory_is_summed_over_the_instance() {
 }
 
 #[tokio::test]
+async fn guests_that_share_a_thread_say_how_long_they_waited_for_each_other() {
+    let program = program(
+        r"(local $left i64)
+        (local.set $left (i64.const 30_000_000))
+        (loop $again
+            (local.set $left (i64.sub (local.get $left) (i64.const 1)))
+            (br_if $again (i64.ne (local.get $left) (i64.const 0))))",
+    );
+    let (mut one, mut other) = (begin(&program), begin(&program));
+    let ended = tokio::join!(one.head(), other.head());
+    assert_returned(&ended.0.map(drop).unwrap_err());
+    assert_returned(&ended.1.map(drop).unwrap_err());
+    let (one, other) = (one.spent(), other.spent());
+    // Each computed in turns, and while it had one the other waited.
+    let shorter = one.computed.min(other.computed);
+    assert!(one.waited + other.waited > shorter, "{one:?} {other:?}");
+}
+
+#[tokio::test]
 async fn a_table_grows_to_its_bound_and_no_further() {
     let grow = |elements: usize| {
         format!(
