@@ -108,6 +108,10 @@ pub fn run(bench: &Bench, session: &Session) -> anyhow::Result<Results> {
         // The file of the whole bench stays.
         results.name += &format!("-{part}");
     }
+    if session.quick {
+        // What was measured at length stays.
+        results.name += "-quick";
+    }
     if session.cores.server == session.cores.load {
         results.notes.push("one core only: the load takes time from what it measures".into());
     }

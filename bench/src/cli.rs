@@ -77,7 +77,7 @@ pub struct BenchArguments {
     /// Seed of everything random
     #[arg(long, default_value_t = 42)]
     pub seed: u64,
-    /// Few and short rounds, to see whether it runs; its figures are worth little
+    /// Few and short rounds into a file of their own, to see whether it runs; the figures are worth little
     #[arg(long)]
     pub quick: bool,
     /// Only these parts of it, into a file of their own; a wrong name lists them
