@@ -20,9 +20,9 @@ setup:
 build: setup functions
     cargo build {{everything}} --all-targets
 
-# Build the binary to install, target/dist/baton, optimised across crates; takes a quarter of an hour
-dist: setup
-    cargo build --profile dist --locked --package baton --bin baton
+# Build the binary to install, target/dist/baton, optimised by a profile of its own work; as root, takes most of an hour
+dist: build
+    @.config/dist
 
 # Build the functions only
 functions:
@@ -65,6 +65,10 @@ test: setup format deny functions lint documentation
 # The pool's slow tests (a thousand sandboxes, twice); not part of CI
 test-pool-slow: setup
     cargo nextest run {{everything}} --run-ignored only --no-capture -E 'package(baton-pool) & binary(daemon)'
+
+# The end-to-end tests with the binary to install, which `just dist` has built; not part of CI
+test-dist: build
+    BATON={{justfile_directory()}}/target/dist/baton cargo nextest run {{everything}} -E 'package(baton-tests)'
 
 # A minute in which a random sandbox is killed every 50 ms under 32 connections; not part of CI
 test-storm: build

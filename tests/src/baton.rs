@@ -27,10 +27,11 @@ use crate::{wait_for, wait_until};
 const HOST: &str = "host-process";
 const POOL: &str = "pool-daemon";
 
-/// The program under test.
+/// The program under test: what the variable `BATON` names, else the one that was built with the tests.
 #[must_use]
 pub fn program() -> PathBuf {
-    target_dir().join("release/baton")
+    let default = || target_dir().join("release/baton");
+    std::env::var_os("BATON").map_or_else(default, PathBuf::from)
 }
 
 /// What a Baton is started with; later lines win nothing, a key may be given once.

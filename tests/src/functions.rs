@@ -101,7 +101,7 @@ impl Served {
     /// # Errors
     /// When Baton cannot be started, or ends without listening.
     pub fn component(component: &Path) -> io::Result<Self> {
-        let mut process = Command::new(target_dir().join("release/baton"))
+        let mut process = Command::new(crate::baton::program())
             .arg("run")
             .arg(component)
             .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
