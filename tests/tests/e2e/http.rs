@@ -397,7 +397,7 @@ fn a_large_body_is_streamed_through_both_tiers_and_never_held() {
 }
 
 #[test]
-#[ignore = "twenty seconds of both cores for what 64 MiB show as well; run by just test-http-slow"]
+#[ignore = "twenty seconds of both cores, for the size that is promised; CI streams 64 MiB; run by just test-http-slow"]
 fn a_gibibyte_is_streamed_through_both_tiers_and_never_held() {
     stream_through_both_tiers(1 << 30);
 }

@@ -90,7 +90,7 @@ fn no_request_fails_while_sandboxes_are_killed_for_three_seconds() {
 }
 
 #[test]
-#[ignore = "a minute of CI for what three seconds show as well; run by just test-storm"]
+#[ignore = "a minute, for kills that come seldom at a bad moment; CI has three seconds; run by just test-storm"]
 fn no_request_fails_while_sandboxes_are_killed_for_a_minute() {
     rages_for(Duration::from_secs(60));
 }
