@@ -167,7 +167,7 @@ impl Daemon {
         let workshop = Workshop {
             hierarchies,
             stub: Rc::new(stub),
-            filters: Rc::new(seccomp::filters().map_err(Error::Filter)?),
+            filter: Rc::new(seccomp::filter().map_err(Error::Filter)?),
             priority,
         };
         let mut daemon = Daemon {

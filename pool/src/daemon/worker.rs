@@ -66,8 +66,8 @@ pub(super) struct Workshop {
     pub(super) hierarchies: Hierarchies,
     /// The stub's executable, open for reading.
     pub(super) stub: Rc<OwnedFd>,
-    /// Of system calls, in the order in which they are applied.
-    pub(super) filters: Rc<[BpfProgram; 2]>,
+    /// Of system calls.
+    pub(super) filter: Rc<BpfProgram>,
     /// Of what makes sandboxes.
     pub(super) priority: Priority,
 }
@@ -154,7 +154,7 @@ fn make(job: &Making, workshop: &Workshop) -> Result<Made, MakeError> {
         .map_err(MakeError::Create)?
         .with_executor(ParkStub {
             stub: Rc::clone(&workshop.stub),
-            filters: Rc::clone(&workshop.filters),
+            filter: Rc::clone(&workshop.filter),
         })
         .with_stdin(inside)
         .with_stdout(null()?)
@@ -201,7 +201,7 @@ fn write_bundle(bundle: &str, job: &Making) -> io::Result<()> {
     fs::write(format!("{bundle}/config.json"), configuration)
 }
 
-/// The stub's first word says that it runs, under its filters, and listens.
+/// The stub's first word says that it runs, under its filter, and listens.
 fn wait_for_stub(control: &OwnedFd) -> io::Result<()> {
     let mut word = [0; 16];
     let length = rustix::io::retry_on_intr(|| rustix::io::read(control, &mut word))?;
@@ -211,19 +211,17 @@ fn wait_for_stub(control: &OwnedFd) -> io::Result<()> {
     }
 }
 
-/// Runs in the sandbox's init, at the very end of its making: stacks the filters and becomes the stub.
+/// Runs in the sandbox's init, at the very end of its making: takes the filter and becomes the stub.
 #[derive(Clone)]
 struct ParkStub {
     stub: Rc<OwnedFd>,
-    filters: Rc<[BpfProgram; 2]>,
+    filter: Rc<BpfProgram>,
 }
 
 impl ParkStub {
     fn become_stub(&self) -> Result<Infallible, Box<dyn std::error::Error + Send + Sync>> {
         default_sigpipe();
-        for filter in self.filters.iter() {
-            seccompiler::apply_filter(filter)?;
-        }
+        seccompiler::apply_filter(&self.filter)?;
         let nothing: [&CStr; 0] = [];
         Ok(execveat(self.stub.as_fd(), c"", &[c"stub"], &nothing, AtFlags::AT_EMPTY_PATH)?)
     }
