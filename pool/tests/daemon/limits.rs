@@ -108,9 +108,16 @@ fn the_daemon_stands_behind_for_a_core_and_what_a_sandbox_runs_does_not() {
     assert_eq!(nice(sandbox.pid), usual);
     let function = sandbox.activate(&daemon.run, LIMITS);
     assert_eq!((nice(function.pid), nice(daemon.process.id())), (usual, usual + 10));
+    daemon.end();
+}
+
+#[test]
+fn a_function_does_not_take_the_core_from_who_hands_it_a_request() {
+    let mut daemon = Daemon::start();
+    let function = daemon.park(1).activate(&daemon.run, LIMITS);
     let status = std::fs::read_to_string(format!("/proc/{}/stat", function.pid)).unwrap();
     // Of the fields after the name (`proc_pid_stat(5)`), the 41st of all: the scheduling policy.
     let policy = status.rsplit(')').next().unwrap().split_whitespace().nth(41 - 3);
-    assert_eq!(policy, Some("0"), "SCHED_OTHER");
+    assert_eq!(policy, Some("3"), "SCHED_BATCH");
     daemon.end();
 }
