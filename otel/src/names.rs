@@ -57,7 +57,7 @@ names! {
     SANDBOX_CREATE_CONFIGURE = "baton.sandbox.create.configure";
     /// libcontainer's create: namespaces and root file system.
     SANDBOX_CREATE_CREATE = "baton.sandbox.create.create";
-    /// libcontainer's start: the system-call filters, and the stub executed.
+    /// libcontainer's start: the system-call filter, and the stub executed.
     SANDBOX_CREATE_START = "baton.sandbox.create.start";
     /// Until the stub said that it waits for a function.
     SANDBOX_CREATE_PARK = "baton.sandbox.create.park";

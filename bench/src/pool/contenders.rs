@@ -237,7 +237,7 @@ impl Fittings {
     }
 }
 
-/// A bundle for one container with the isolation of a sandbox, but for its system-call filters.
+/// A bundle for one container with the isolation of a sandbox, but for its system-call filter.
 fn write_bundle(bundle: &Path, cgroup: &str) -> anyhow::Result<()> {
     let root = bundle.join("root");
     for directory in ["proc", "dev"] {
