@@ -267,11 +267,17 @@ impl<C: Send + 'static> Pool<C> {
     /// A warm sandbox with room, if there is one.
     pub fn try_lease(&self, function: FunctionId) -> Option<Lease<C>> {
         let now = Instant::now();
-        let mut inner = self.shared.lock();
-        let id = inner.schedule.try_lease(now, function)?;
+        let mut guard = self.shared.lock();
+        let inner = &mut *guard;
+        let before = inner.effects.len();
+        let id = inner.schedule.try_lease(now, function, &mut inner.effects)?;
+        let busy = inner.effects.len() > before;
         // Whatever is warm was handed over, and then its endpoint was noted.
         let endpoint = Arc::clone(inner.records.get(&id)?.endpoint.as_ref()?);
-        drop(inner);
+        drop(guard);
+        if busy {
+            self.shared.changed.notify_one();
+        }
         Some(Lease::new(Arc::clone(&self.shared), endpoint, false))
     }
 

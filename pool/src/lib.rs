@@ -7,6 +7,7 @@
 pub mod activation;
 mod berth;
 pub mod client;
+mod cores;
 pub mod daemon;
 mod driver;
 mod ice;

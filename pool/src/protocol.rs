@@ -126,10 +126,13 @@ pub enum Question {
 /// From the daemon to the host.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum FromDaemon {
-    /// Once, after start: sandboxes can be asked for.
+    /// Once, after start: sandboxes can be asked for. With `weight` come three descriptors of the control group around
+    /// those of all runs: its directory, its `cpu.idle`, and the file that takes `weight`.
     Ready {
         /// What this machine offers them.
         machine: Machine,
+        /// The CPU weight of all sandboxes together; `None` where they have one in any case.
+        weight: Option<String>,
     },
     /// A sandbox waits for its function. Descriptors: control socket, pidfd, then one for each of `files`, then the
     /// listener of `egress`.

@@ -14,11 +14,13 @@
 //!   what a parked one takes, or the memory limit of the function in it;
 //! - at most `creating_max` are being created;
 //! - while a function starts, nothing is made that nobody waits for, but the stock is not short for long;
+//! - while somebody waits for what is in a sandbox, sandboxes claim the cores;
 //! - nobody waits while there is room, and nobody waits longer than `start_timeout`;
 //! - no frozen sandbox has a request;
 //! - every sandbox is parked or on the way there, belongs to a function, or is being removed.
 
 mod backoff;
+mod cores;
 mod daemon;
 mod effect;
 mod ending;
@@ -33,6 +35,7 @@ mod room;
 mod sandbox;
 mod starts;
 mod stock;
+mod tally;
 #[cfg(test)]
 mod tests;
 mod waiters;
@@ -47,6 +50,7 @@ use crate::lifecycle::{self, State};
 use crate::protocol::SandboxId;
 use crate::reason::Reason;
 use backoff::Backoff;
+use cores::Cores;
 use daemon::Daemon;
 use function::{Function, Waiter};
 use greedy_dual::Clock;
@@ -54,6 +58,7 @@ use sandbox::{Owner, Sandbox};
 use starts::Start;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
+use tally::Tally;
 
 /// What a sandbox without a function is charged: measured at 475 kB with its network namespace.
 pub const PARKED_MEMORY: u64 = 1 << 20;
@@ -86,7 +91,10 @@ pub struct Schedule {
     short_since: Option<Instant>,
     /// When the function that accepted last has had time for its first answer.
     settled: Option<Instant>,
-    creating: usize,
+    /// Of sandboxes by what they mean for the others.
+    tally: Tally,
+    /// What was said last about the cores.
+    cores: Cores,
     /// What all sandboxes cost.
     memory: u64,
     /// Of evictions.
@@ -109,7 +117,8 @@ impl Schedule {
             parked: VecDeque::new(),
             short_since: None,
             settled: None,
-            creating: 0,
+            tally: Tally::default(),
+            cores: Cores::Unknown,
             memory: 0,
             clock: Clock::default(),
             creation: Backoff::default(),
@@ -124,10 +133,18 @@ impl Schedule {
     }
 
     /// A warm sandbox with room, now or not at all.
-    pub fn try_lease(&mut self, now: Instant, function: FunctionId) -> Option<SandboxId> {
+    pub fn try_lease(
+        &mut self,
+        now: Instant,
+        function: FunctionId,
+        effects: &mut Vec<Effect>,
+    ) -> Option<SandboxId> {
         let id = self.ready(function)?;
         self.arrived(now, function, true);
         self.lend(now, id);
+        if self.cores == Cores::Yielded {
+            self.claim_or_yield(now, effects);
+        }
         Some(id)
     }
 
@@ -186,6 +203,7 @@ impl Schedule {
             Event::Tick => self.tick(now, effects),
         }
         self.settle(now, effects);
+        self.claim_or_yield(now, effects);
     }
 
     fn tick(&mut self, now: Instant, effects: &mut Vec<Effect>) {
@@ -200,6 +218,7 @@ impl Schedule {
             self.prewarm(now, id);
             self.tick_waiters(now, id, effects);
         }
+        self.yield_unneeded(effects);
     }
 
     /// Uses what is parked, makes room, and refills; whatever happened may have changed these.
@@ -229,8 +248,9 @@ impl Schedule {
         {
             function.moved(id, last, next);
         }
-        if last == State::Creating && next != State::Creating {
-            self.creating -= 1;
+        self.tally.moved(last, next);
+        if next == State::Removing && last != State::Removing {
+            sandbox.since = now;
         }
         if next == State::Parked {
             self.parked.push_back(id);

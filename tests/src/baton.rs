@@ -295,7 +295,7 @@ fn path(path: &Path) -> &str {
 #[derive(Debug)]
 pub struct Place {
     directory: TempDir,
-    /// The control group that all of it is below.
+    /// The control group that all of it is below, with a name that Baton takes for its own.
     pub cgroup_parent: String,
 }
 
@@ -314,7 +314,7 @@ impl Place {
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         Self {
             directory: directory.expect("a temporary directory"),
-            cgroup_parent: format!("baton/test-{}-{number}", std::process::id()),
+            cgroup_parent: format!("baton/test-{}-{number}/baton", std::process::id()),
         }
     }
 
@@ -369,9 +369,10 @@ impl Default for Place {
 }
 
 impl Drop for Place {
-    /// Baton removes what is below its parent group; the parent is ours.
+    /// Baton removes what is below its parent group; the parent and what is around it are ours.
     fn drop(&mut self) {
-        for cgroup in self.cgroups() {
+        let around = self.cgroup_parent.rsplit_once('/').map(|(around, _)| cgroups(around));
+        for cgroup in self.cgroups().into_iter().chain(around.into_iter().flatten()) {
             // What keeps it is what the tests of leftovers look for.
             let _ = fs::remove_dir(cgroup);
         }

@@ -12,9 +12,11 @@ use std::time::{Duration, Instant};
 
 use cgroups_rs::fs::hierarchies;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Signal, getpid, pidfd_open, pidfd_send_signal};
 
+use super::delegation::RUNS;
 use super::probe::CgroupVersion;
+use crate::cores::Cores;
 use crate::protocol::{CPU_PERIOD_US, CgroupFile, PARKED_QUOTA_US};
 
 /// The v1 controllers that a sandbox is put under; v2 has one hierarchy for all of them.
@@ -24,6 +26,8 @@ pub(super) const V2_CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
 /// CPU weight of all sandboxes together, half of what others have by default.
 const SHARES: &str = "512";
 const WEIGHT: &str = "50";
+/// What makes a group have only what is left of the cores, since Linux 5.15.
+const IDLE: &str = "cpu.idle";
 /// How often a group is made before its making fails, when the one around it goes away each time.
 const CREATE_ATTEMPTS: u32 = 16;
 /// How long processes may take to die once they were killed. The kernel needs milliseconds.
@@ -109,12 +113,23 @@ impl Hierarchies {
         Group { hierarchies: self, path: path.strip_prefix("/").unwrap_or(path).to_owned() }
     }
 
-    /// Gives a new group its weight; hierarchies without the controller have no such file.
-    fn weigh(&self, directory: &Path) {
-        let (name, weight) = match self.version {
+    /// Where a group's weight is written, and that of all sandboxes together.
+    fn weight(&self) -> (&'static str, &'static str) {
+        match self.version {
             CgroupVersion::V1 => ("cpu.shares", SHARES),
             CgroupVersion::V2 => ("cpu.weight", WEIGHT),
-        };
+        }
+    }
+
+    /// The group that counts this process's CPU time, from the root of its hierarchy.
+    pub(super) fn own_cpu_group(&self) -> io::Result<PathBuf> {
+        let text = fs::read_to_string("/proc/self/cgroup")?;
+        Ok(cpu_group(&text, self.version).ok_or(io::ErrorKind::NotFound)?.to_owned())
+    }
+
+    /// Gives a new group its weight; hierarchies without the controller have no such file.
+    fn weigh(&self, directory: &Path) {
+        let (name, weight) = self.weight();
         if let Ok(mut file) = File::options().write(true).open(directory.join(name)) {
             // Weights are a courtesy to the host, without which everything works.
             let _ = file.write_all(weight.as_bytes());
@@ -255,6 +270,45 @@ impl Group<'_> {
         Ok(())
     }
 
+    /// Moves this process, which has one thread, into the group, which may have to be made: on v1 for its CPU time alone.
+    pub(super) fn enter_for_cpu(&self, make: bool) -> io::Result<()> {
+        let (controllers, list): (&[&str], _) = match self.hierarchies.version {
+            CgroupVersion::V1 => (&["cpu", "cpuacct"], "tasks"),
+            CgroupVersion::V2 => (&["cpu"], "cgroup.procs"),
+        };
+        for controller in controllers {
+            let directory = self.file(controller, "");
+            if make {
+                create(&directory)?;
+            }
+            let list = directory.join(list);
+            File::options()
+                .write(true)
+                .open(&list)
+                .and_then(|mut list| list.write_all(b"0"))
+                .map_err(|error| at(&list, &error))?;
+        }
+        Ok(())
+    }
+
+    /// The switch of the group around those of all runs; `None` where that is not theirs alone or has no such switch.
+    pub(super) fn cores(&self) -> Option<Cores> {
+        let around =
+            self.path.ancestors().skip(1).find(|it| it.file_name() == Some(RUNS.as_ref()))?;
+        let runs = self.hierarchies.group(around);
+        let (name, usual) = self.hierarchies.weight();
+        let is_idle = runs.number("cpu", IDLE)? != 0;
+        // Another weight is an operator's.
+        let usual = match runs.number("cpu", name) {
+            Some(weight) if !is_idle => weight.to_string(),
+            _ => usual.to_owned(),
+        };
+        let write =
+            |name| Some(File::options().write(true).open(runs.file("cpu", name)).ok()?.into());
+        let directory = File::open(runs.file("cpu", "")).ok()?;
+        Cores::new(Some(usual), vec![directory.into(), write(IDLE)?, write(name)?])
+    }
+
     /// Moves this process from the group to the one above where processes may be there, as on v1.
     pub(super) fn leave(&self) -> io::Result<()> {
         match (self.hierarchies.version, self.path.parent()) {
@@ -350,7 +404,7 @@ impl Group<'_> {
         }
     }
 
-    /// Kills what is in this group and in those below, and waits until it is dead. Frozen groups are thawed, since
+    /// Kills what is in this group and in those below but this process, and waits until it is dead. Frozen groups are thawed, since
     /// v1 delivers no signal to them.
     pub(super) fn kill(&self) -> io::Result<()> {
         for name in self.children() {
@@ -362,6 +416,7 @@ impl Group<'_> {
             let dying: Vec<_> = self
                 .processes()
                 .into_iter()
+                .filter(|pid| *pid != getpid())
                 .filter_map(|pid| {
                     let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
                     // It may have left the group, and its number been reused, since the list was read.
@@ -466,6 +521,21 @@ impl Group<'_> {
     }
 }
 
+/// The group of the `cpu` controller in `/proc/self/cgroup`, from the root of its hierarchy; `None` for one outside of
+/// what this process may see.
+pub(super) fn cpu_group(text: &str, version: CgroupVersion) -> Option<&Path> {
+    let named = |controllers: &str| match version {
+        CgroupVersion::V1 => controllers.split(',').any(|name| name == "cpu"),
+        CgroupVersion::V2 => controllers.is_empty(),
+    };
+    text.lines().find_map(|line| {
+        let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+        let path = Path::new(path);
+        let path = path.strip_prefix("/").unwrap_or(path);
+        (named(controllers) && !path.starts_with("..")).then_some(path)
+    })
+}
+
 fn nanoseconds(microseconds: Option<u64>) -> Option<u64> {
     microseconds.map(|it| it.saturating_mul(1_000))
 }
@@ -504,6 +574,16 @@ fn wait_for_death(pidfd: &impl rustix::fd::AsFd, deadline: Instant) -> io::Resul
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_group_that_counts_cpu_time_is_found_on_both_versions() {
+        let hybrid = "12:memory:/m\n4:cpu,cpuacct:/c\n1:name=systemd:/s\n0::/u\n";
+        assert_eq!(cpu_group(hybrid, CgroupVersion::V1), Some(Path::new("c")));
+        assert_eq!(cpu_group(hybrid, CgroupVersion::V2), Some(Path::new("u")));
+        assert_eq!(cpu_group("4:cpuacct:/c\n", CgroupVersion::V1), None);
+        assert_eq!(cpu_group("4:cpu:/c\n1:name=systemd:/a\n", CgroupVersion::V2), None);
+        assert_eq!(cpu_group("0::/\n", CgroupVersion::V2), Some(Path::new("")));
+    }
 
     #[test]
     fn a_keyed_value_is_found_by_its_whole_key() {

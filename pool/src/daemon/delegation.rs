@@ -17,15 +17,15 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::getxattr;
 
-use super::cgroup::{Hierarchies, V2_CONTROLLERS};
+use super::cgroup::{Hierarchies, V2_CONTROLLERS, cpu_group};
 use super::probe::CgroupVersion;
 
 /// Set to 1 by systemd, the second for those who may not read the first.
 const ATTRIBUTES: [&str; 2] = ["trusted.delegate", "user.delegate"];
 /// The leaf.
 const LEAF: &str = "host";
-/// The group of all runs.
-const RUNS: &str = "baton";
+/// The group of all runs, unless the operator names another.
+pub(super) const RUNS: &str = "baton";
 /// How often processes are looked for that were started while the others moved.
 const PASSES: usize = 16;
 
@@ -64,7 +64,7 @@ pub fn settle() -> Result<Option<String>, DelegationError> {
         return Ok(None);
     };
     let text = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let Some(own) = own_group(&text) else { return Ok(None) };
+    let Some(own) = cpu_group(&text, CgroupVersion::V2) else { return Ok(None) };
     let Some(group) = delegated(own, |group| has_attribute(&root.join(group))) else {
         return Ok(None);
     };
@@ -79,11 +79,6 @@ pub fn settle() -> Result<Option<String>, DelegationError> {
             .map_err(|source| DelegationError::Move { group: group.to_owned(), source })?;
     }
     Ok(group.join(RUNS).to_str().map(str::to_owned))
-}
-
-/// The v2 group in `/proc/self/cgroup`, from the root of the hierarchy.
-fn own_group(text: &str) -> Option<&Path> {
-    text.lines().find_map(|line| line.strip_prefix("0::/")).map(Path::new)
 }
 
 /// The group that was delegated to a process in `own`: its own, or, as `DelegateSubgroup=` makes it, the one
@@ -158,14 +153,6 @@ mod tests {
     fn a_containers_own_root_can_be_delegated() {
         assert_eq!(chosen("", ""), Some(Path::new("")));
         assert_eq!(Path::new("").join(RUNS), Path::new("baton"));
-    }
-
-    #[test]
-    fn only_the_unified_hierarchy_counts() {
-        let hybrid = "12:memory:/system.slice/baton.service\n1:name=systemd:/a\n";
-        assert_eq!(own_group(hybrid), None);
-        assert_eq!(own_group(&format!("{hybrid}0::/b/c\n")), Some(Path::new("b/c")));
-        assert_eq!(own_group("0::/\n"), Some(Path::new("")));
     }
 
     #[test]

@@ -31,7 +31,7 @@ use std::fs;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -52,11 +52,15 @@ pub use self::priority::stand_behind;
 use self::probe::Machine;
 use self::root::{Attachment, Given};
 use self::worker::Workshop;
+use crate::cores::Cores;
 use crate::protocol::{self, Exit, FromDaemon, Question, Root, SandboxId, ToDaemon};
 
 /// Seconds that anything may take that the host asks for. A root may lie in a file system that does not answer any
 /// more, and whoever waits for that keeps every other sandbox waiting.
 const ASKED_MAX: u32 = 10;
+
+/// The group of the daemon itself, beside those of its sandboxes.
+const OWN: &str = "daemon";
 
 /// What a daemon is told at its start.
 #[derive(Clone, Debug)]
@@ -121,6 +125,8 @@ struct Daemon {
     signals: SignalFd,
     /// Roots that sandboxes can be given.
     roots: BTreeMap<u32, root::Kept>,
+    /// Where it came from, when it has a control group of its own.
+    left: Option<PathBuf>,
     workers: Vec<Worker>,
     sandboxes: BTreeMap<SandboxId, Sandbox>,
 }
@@ -178,17 +184,18 @@ impl Daemon {
             supervisor: Some(supervisor),
             signals,
             roots: BTreeMap::new(),
+            left: None,
             workers: Vec::new(),
             sandboxes: BTreeMap::new(),
         };
         daemon.group().create().map_err(|error| Error::Setup("make its control group", error))?;
+        daemon.settle();
         daemon.hire().map_err(|error| Error::Setup("fork its workers", error))?;
         Ok(daemon)
     }
 
     fn serve(&mut self) -> io::Result<()> {
-        let machine = self.machine.clone();
-        if let Flow::End = self.tell(&FromDaemon::Ready { machine }, &[])? {
+        if let Flow::End = self.tell_ready()? {
             return Ok(());
         }
         loop {
@@ -214,6 +221,48 @@ impl Daemon {
             }
             self.give_up_late_workers();
             self.assign()?;
+        }
+    }
+
+    /// Moves to a group beside those of sandboxes, so that this process and its workers claim and yield the cores as they
+    /// do. Where that cannot be, it stays where it was.
+    fn settle(&mut self) {
+        let Some(_cores) = self.claim_cores() else { return };
+        let entered = self.workshop.hierarchies.own_cpu_group().and_then(|left| {
+            self.group().child(OWN).enter_for_cpu(true)?;
+            Ok(left)
+        });
+        match entered {
+            Ok(left) => self.left = Some(left),
+            Err(error) => tracing::debug!(%error, "the daemon has no control group of its own"),
+        }
+    }
+
+    /// Goes back to where it was, or as far out as it can.
+    fn unsettle(&mut self) {
+        let Some(left) = self.left.take() else { return };
+        let hierarchies = &self.workshop.hierarchies;
+        let groups = [left.as_path(), Path::new("")];
+        if !groups.iter().any(|group| hierarchies.group(group).enter_for_cpu(false).is_ok()) {
+            tracing::warn!("the daemon cannot leave its control group");
+        }
+    }
+
+    /// Claims the cores for as long as the value lives, or a copy of its descriptors: a predecessor may have yielded them,
+    /// and there may be no host yet, or no more.
+    fn claim_cores(&self) -> Option<Cores> {
+        let cores = self.group().cores()?;
+        cores.claim().is_ok().then_some(cores)
+    }
+
+    fn tell_ready(&self) -> io::Result<Flow> {
+        let machine = self.machine.clone();
+        match self.claim_cores() {
+            None => self.tell(&FromDaemon::Ready { machine, weight: None }, &[]),
+            Some(cores) => {
+                let (weight, descriptors) = cores.parts();
+                self.tell(&FromDaemon::Ready { machine, weight: Some(weight) }, &descriptors)
+            }
         }
     }
 
@@ -305,7 +354,7 @@ impl Daemon {
 
     /// Removes what an earlier daemon left but for `in_use`, which is kept until it is asked for or dies.
     fn take_over(&mut self, in_use: &BTreeSet<SandboxId>) -> io::Result<Flow> {
-        for name in self.group().children() {
+        for name in self.group().children().into_iter().filter(|name| name != OWN) {
             let group = self.group().child(&name);
             match name.parse().map(SandboxId) {
                 Ok(id) if in_use.contains(&id) => {
@@ -539,6 +588,7 @@ impl Daemon {
 
     /// The end: no worker, no sandbox, no group.
     fn remove_everything(&mut self) -> io::Result<()> {
+        let _cores = self.claim_cores();
         for worker in &self.workers {
             let _ = kill_process(worker.pid, Signal::KILL);
         }
@@ -558,6 +608,7 @@ impl Daemon {
                 rustix::io::retry_on_intr(|| waitpid(Some(pid), WaitOptions::empty()))?;
             }
         }
+        self.unsettle();
         self.group().kill()?;
         self.group().remove()
     }

@@ -1,6 +1,7 @@
 //! The daemon's place in the queue for a core: behind the requests that are being answered.
 //!
-//! Making and removing sandboxes is work for later requests, done beside those that somebody waits for. While 20
+//! Making and removing sandboxes is work for later requests, done beside those that somebody waits for. Where the control
+//! group around all runs can be idle, that is what matters ([`Cores`](crate::cores::Cores)); elsewhere this does: while 20
 //! sandboxes a second are made, requests answered by Wasm take 1.2 to 1.8 times as long at the 99th percentile as while
 //! none is, by the machine's speed; 2.0 times when both have the same priority, measured where it was 1.2 to 1.4
 //! (`just bench tiers --only warming`). A sandbox has the priority that Baton was started with, and the weight of its

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 
 use super::cgroup::{Group, Hierarchies};
+use crate::cores::Cores;
 
 /// A run's claim on its ID: the lock lasts as long as this value or any copy of its descriptor.
 #[derive(Debug)]
@@ -111,6 +112,9 @@ fn sweep_run(directory: &Path, group: &Group<'_>) -> io::Result<bool> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(error),
     };
+    // What dies needs a core for it, and whoever was the last to yield them may be this run.
+    let cores = group.cores();
+    let _claim = cores.as_ref().map(Cores::claim);
     group.kill()?;
     group.remove()?;
     match fs::remove_dir_all(directory) {

@@ -90,6 +90,21 @@ pub enum Effect {
         /// What it used.
         usage: Usage,
     },
+    /// Somebody waits for what goes on in sandboxes: they have their share of the cores.
+    ClaimCores,
+    /// Nobody does: they have what is left of the cores.
+    YieldCores,
     /// After [`Shutdown`](super::Event::Shutdown): there is nothing left that could be waited for.
     Closed,
+}
+
+impl Effect {
+    /// Whether sandboxes are to claim the cores or to yield them, if that is what it says.
+    pub(crate) fn claims_cores(&self) -> Option<bool> {
+        match self {
+            Self::ClaimCores => Some(true),
+            Self::YieldCores => Some(false),
+            _ => None,
+        }
+    }
 }

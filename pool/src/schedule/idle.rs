@@ -10,7 +10,7 @@ use crate::reason::Reason;
 use std::time::Instant;
 
 impl Schedule {
-    /// The usual end of a request, without a look around: its sandbox stays warm and nobody waits.
+    /// The usual end of a request, without a look around: its sandbox stays warm, nobody waits, and none is made or removed.
     pub(super) fn release(&mut self, now: Instant, id: SandboxId) -> bool {
         let Some(sandbox) = self.sandboxes.get_mut(&id) else { return true };
         let function = sandbox.owner.as_ref().map(|owner| owner.function);
@@ -20,11 +20,13 @@ impl Schedule {
         if !matches!(sandbox.state, State::Leased(_))
             || !function.waiters.is_empty()
             || !self.starts.is_empty()
+            || self.tally.is_at_work()
         {
             return false;
         }
         let Ok(next) = sandbox.state.on(lifecycle::Event::Release) else { return false };
         function.moved(id, sandbox.state, next);
+        self.tally.moved(sandbox.state, next);
         sandbox.state = next;
         sandbox.since = now;
         if function.leases == 0 {
@@ -131,6 +133,7 @@ impl Schedule {
         function.pauses.busy();
         function.uses += 1;
         function.moved(id, last, next);
+        self.tally.moved(last, next);
         sandbox.credit = self.clock.credit(function.uses, function.cost, sandbox.memory);
         sandbox.state = next;
         sandbox.since = now;

@@ -16,7 +16,8 @@ pub(super) struct Sandbox {
     /// What it costs of the budget.
     pub(super) memory: u64,
     pub(super) born: Instant,
-    /// When a request last got it or gave it back, or when it accepted first.
+    /// When its making began; then when a request last got it or gave it back, or when it accepted first; then when its
+    /// end began.
     pub(super) since: Instant,
     /// A request had it.
     pub(super) used: bool,

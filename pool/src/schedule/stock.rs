@@ -32,7 +32,7 @@ impl Schedule {
             let ready = stock.entry(policy.scratch).or_default();
             if *ready > 0 {
                 *ready -= 1;
-            } else if self.creating >= self.bounds.creating_max {
+            } else if self.tally.creating >= self.bounds.creating_max {
                 return;
             } else {
                 let room = match owed {
@@ -62,7 +62,7 @@ impl Schedule {
             }
         }
         while kept < self.bounds.parked
-            && self.creating < self.bounds.creating_max
+            && self.tally.creating < self.bounds.creating_max
             && self.free() >= owed.saturating_add(PARKED_MEMORY)
         {
             self.create(now, 0, effects);
@@ -78,7 +78,7 @@ impl Schedule {
     pub(super) fn create(&mut self, now: Instant, scratch: u64, effects: &mut Vec<Effect>) {
         let sandbox = SandboxId(self.next_sandbox);
         self.next_sandbox += 1;
-        self.creating += 1;
+        self.tally.moved(State::Removed, State::Creating);
         self.memory += PARKED_MEMORY;
         self.sandboxes.insert(sandbox, Sandbox::new(now, scratch));
         effects.push(Effect::Create { sandbox, scratch });

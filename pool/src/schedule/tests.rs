@@ -3,6 +3,7 @@
 mod law;
 mod world;
 
+use super::cores::PATIENCE;
 use super::stock::{FIRST_ANSWER, REFILL_PATIENCE};
 use super::{Bounds, Cause, Effect, Event, FunctionId, KeepAlive, Policy, Quarantine};
 use crate::protocol::{Exit, SandboxId};
@@ -422,4 +423,61 @@ fn a_start_that_waits_for_a_sandbox_has_one_made_beside_another_start() {
     assert!(world.creating.is_empty());
     world.wait(function);
     assert_eq!(world.creating.len(), 1);
+}
+
+#[test]
+fn sandboxes_yield_the_cores_while_only_the_stock_is_made() {
+    let mut world = World::new(bounds());
+    world.on(Event::Connected);
+    world.on(Event::Ready);
+    assert!(!world.creating.is_empty());
+    assert_eq!(world.claimed, Some(false));
+}
+
+#[test]
+fn a_request_in_a_sandbox_claims_the_cores_until_it_ends() {
+    let (mut world, function) =
+        World::with_function(bounds(), Policy { min: 1, max: 1, ..policy() });
+    world.advance(REFILL_PATIENCE);
+    assert_eq!((world.creating.len(), world.claimed), (1, Some(false)));
+    world.try_lease(function).unwrap();
+    assert_eq!(world.claimed, Some(true));
+    world.give_back(0, true);
+    assert_eq!(world.claimed, Some(false));
+}
+
+#[test]
+fn a_start_claims_the_cores_until_the_function_accepts() {
+    let (mut world, function) = World::with_function(bounds(), policy());
+    world.on(Event::Prepare { function, wanted: 1, cause: Cause::default() });
+    assert_eq!(world.claimed, Some(true));
+    let id = *world.activating.first().unwrap();
+    world.handed_over(id);
+    world.accepted(id);
+    world.advance(REFILL_PATIENCE);
+    assert_eq!((world.creating.len(), world.claimed), (1, Some(false)));
+}
+
+#[test]
+fn nothing_is_said_of_the_cores_where_nothing_is_done() {
+    let (mut world, function) =
+        World::with_function(bounds(), Policy { min: 1, max: 1, ..policy() });
+    world.advance(REFILL_PATIENCE);
+    world.answer_all();
+    world.try_lease(function).unwrap();
+    world.give_back(0, true);
+    assert_eq!(world.claimed, Some(true), "it claims them, and there is nobody to yield them to");
+}
+
+#[test]
+fn a_making_that_is_late_claims_the_cores() {
+    let mut world = World::new(bounds());
+    world.on(Event::Connected);
+    world.on(Event::Ready);
+    world.advance(PATIENCE - Duration::from_millis(1));
+    assert_eq!(world.claimed, Some(false));
+    world.advance(Duration::from_millis(1));
+    assert_eq!(world.claimed, Some(true));
+    world.answer_creations();
+    assert_eq!(world.claimed, Some(true), "nothing is left to be done");
 }

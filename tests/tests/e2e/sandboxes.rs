@@ -1,10 +1,12 @@
 //! What becomes of sandboxes between requests, and of functions whose starts fail.
 
-use baton_tests::baton::Setup;
+use baton_tests::baton::{Place, Setup};
 use baton_tests::client::{assert_problem, tier_of};
 use baton_tests::collector::Collector;
 use baton_tests::wait_until;
 use serde_json::Value;
+use std::fs;
+use std::sync::Arc;
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -135,4 +137,28 @@ fn what_sandboxes_used_is_shown_while_they_live_and_after() {
     assert!(living > 0.0);
     wait_until("it is removed", || baton.sandboxes_of("hello").is_empty());
     assert!(cpu().as_f64().unwrap() >= living);
+}
+
+/// Whether all that is below a place's group has only what is left of the cores.
+fn yields(place: &Place) -> bool {
+    let idle = place.cgroups().into_iter().map(|group| group.join("cpu.idle"));
+    let idle = idle.filter(|file| file.exists()).map(|file| fs::read_to_string(file).unwrap());
+    idle.collect::<String>().trim() == "1"
+}
+
+#[test]
+fn sandboxes_leave_the_cores_to_others_while_nobody_waits_for_one() {
+    let place = Arc::new(Place::new());
+    let baton = Setup::new()
+        .native("misbehaving")
+        .with(r#"limits.timeout = "1s""#)
+        .start_in(Arc::clone(&place));
+    baton.until_parked();
+    wait_until("the stock was made behind everybody", || yields(&place));
+    std::thread::scope(|scope| {
+        let asked = scope.spawn(|| baton.get("/misbehaving/sleep"));
+        wait_until("somebody waits", || !yields(&place));
+        assert_problem(&asked.join().unwrap(), "timeout", 504);
+    });
+    wait_until("another is made behind everybody", || yields(&place));
 }

@@ -5,6 +5,7 @@ use super::START_TIMEOUT;
 use crate::lifecycle::State;
 use crate::protocol::{Exit, SandboxId};
 use crate::reason::Usage;
+use crate::schedule::cores::PATIENCE;
 use crate::schedule::daemon::Daemon;
 use crate::schedule::sandbox::Owner;
 use crate::schedule::{
@@ -31,6 +32,8 @@ pub(super) struct World {
     pub(super) frozen: BTreeSet<SandboxId>,
     pub(super) next: u64,
     pub(super) log: Vec<Effect>,
+    /// What was said last about the cores; `None` when nobody was told, or is no more.
+    pub(super) claimed: Option<bool>,
     pub(super) closed: bool,
 }
 
@@ -51,6 +54,7 @@ impl World {
             frozen: BTreeSet::new(),
             next: 0,
             log: Vec::new(),
+            claimed: None,
             closed: false,
         }
     }
@@ -85,15 +89,27 @@ impl World {
             Event::Disconnected => {
                 self.creating.clear();
                 self.ending.extend(self.costs.keys());
+                self.claimed = None;
             }
+            Event::Connected => self.claimed = None,
             _ => {}
         }
         self.schedule.on(self.now, event, &mut effects);
-        for effect in &effects {
-            self.note(effect);
-        }
-        self.log.extend(effects);
+        self.note_all(effects);
         self.check();
+    }
+
+    fn note_all(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::ClaimCores => assert_ne!(self.claimed.replace(true), Some(true)),
+                Effect::YieldCores => assert_ne!(self.claimed.replace(false), Some(false)),
+                effect => {
+                    self.note(&effect);
+                    self.log.push(effect);
+                }
+            }
+        }
     }
 
     pub(super) fn note(&mut self, effect: &Effect) {
@@ -145,6 +161,7 @@ impl World {
                 self.frozen.remove(sandbox);
             }
             Effect::Closed => self.closed = true,
+            Effect::ClaimCores | Effect::YieldCores => {}
         }
     }
 
@@ -183,14 +200,41 @@ impl World {
             let absent = self.schedule.daemon == Daemon::Absent;
             assert!(frozen == self.frozen.contains(id) || absent && removed, "{sandbox:?}");
         }
+        if self.schedule.daemon == Daemon::Ready {
+            self.check_cores();
+        }
         self.recount();
+    }
+
+    /// Who waits has a share of the cores, and what nobody waits for has none.
+    fn check_cores(&self) {
+        let sandboxes = || self.schedule.sandboxes.values();
+        let starts = |state| matches!(state, State::Activating | State::Starting(_));
+        let waits = !self.leases.is_empty() && sandboxes().any(|it| it.state.leases() > 0)
+            || sandboxes().any(|it| starts(it.state))
+            || !self.schedule.starts.is_empty()
+            || !self.waiting.is_empty()
+            || self.schedule.closing;
+        let working = |state| matches!(state, State::Creating | State::Removing);
+        let works = sandboxes().any(|it| working(it.state));
+        let late = |since: Instant| self.now >= since + PATIENCE;
+        if waits || sandboxes().any(|it| working(it.state) && late(it.since)) {
+            assert_eq!(self.claimed, Some(true), "somebody waits behind others");
+        } else if works {
+            assert_eq!(self.claimed, Some(false), "others wait behind what nobody waits for");
+        }
     }
 
     pub(super) fn recount(&self) {
         let count = |wanted: fn(&State) -> bool| {
             self.schedule.sandboxes.values().filter(|it| wanted(&it.state)).count()
         };
-        assert_eq!(self.schedule.creating, count(|state| *state == State::Creating));
+        assert_eq!(self.schedule.tally.creating, count(|state| *state == State::Creating));
+        assert_eq!(self.schedule.tally.removing, count(|state| *state == State::Removing));
+        let wanted = |state: &State| {
+            state.leases() > 0 || matches!(state, State::Activating | State::Starting(_))
+        };
+        assert_eq!(self.schedule.tally.wanted, count(wanted));
         assert_eq!(self.schedule.parked.len(), count(|state| *state == State::Parked));
         for (id, function) in &self.schedule.functions {
             let states = || function.owned.iter().map(|id| self.schedule.sandboxes[id].state);
@@ -235,8 +279,10 @@ impl World {
     }
 
     pub(super) fn try_lease(&mut self, function: FunctionId) -> Option<SandboxId> {
-        let id = self.schedule.try_lease(self.now, function)?;
+        let mut effects = Vec::new();
+        let id = self.schedule.try_lease(self.now, function, &mut effects)?;
         self.leased(function, id);
+        self.note_all(effects);
         self.check();
         Some(id)
     }
