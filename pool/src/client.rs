@@ -9,6 +9,7 @@
 //! The mutex is never held over I/O, an await or the host's code. A lease of a warm sandbox and its
 //! return touch nothing else, so they cost no task switch.
 
+use crate::cores::Cores;
 use crate::driver;
 use crate::lease::{Endpoint, Lease, Phase};
 use crate::lifecycle::State;
@@ -148,6 +149,9 @@ pub(crate) struct Shared<C: Send + 'static> {
     pub(crate) meters: Meters,
     /// Some function has a way out: sandboxes are created with a listener for it.
     pub(crate) egress: AtomicBool,
+    /// The switch that sandboxes claim the cores with; `None` where they have their share in any case. Locked before
+    /// `inner`.
+    cores: Mutex<Option<Cores>>,
     events: Events,
 }
 
@@ -223,6 +227,7 @@ impl<C: Send + 'static> Pool<C> {
             closed: watch::Sender::default(),
             meters: Meters::find(),
             egress: AtomicBool::new(false),
+            cores: Mutex::new(None),
             events,
         });
         let driver = driver::drive(Arc::clone(&shared), config.sockets);
@@ -269,14 +274,13 @@ impl<C: Send + 'static> Pool<C> {
         let now = Instant::now();
         let mut guard = self.shared.lock();
         let inner = &mut *guard;
-        let before = inner.effects.len();
-        let id = inner.schedule.try_lease(now, function, &mut inner.effects)?;
-        let busy = inner.effects.len() > before;
+        let mut effects = Vec::new();
+        let id = inner.schedule.try_lease(now, function, &mut effects)?;
         // Whatever is warm was handed over, and then its endpoint was noted.
         let endpoint = Arc::clone(inner.records.get(&id)?.endpoint.as_ref()?);
         drop(guard);
-        if busy {
-            self.shared.changed.notify_one();
+        if !effects.is_empty() {
+            self.shared.switch_cores();
         }
         Some(Lease::new(Arc::clone(&self.shared), endpoint, false))
     }
@@ -449,7 +453,11 @@ impl<C: Send + 'static> Shared<C> {
             (None, Some(_)) => false,
         };
         let busy = early || inner.effects.len() > before;
+        let claims = inner.effects[before..].contains(&Effect::ClaimCores);
         drop(guard);
+        if claims {
+            self.switch_cores();
+        }
         self.told.notify_waiters();
         for (waiter, grant) in answers {
             let answer = grant.map(|(endpoint, cold)| Lease::new(Arc::clone(self), endpoint, cold));
@@ -459,6 +467,24 @@ impl<C: Send + 'static> Shared<C> {
             }
         }
         busy
+    }
+
+    /// Takes up the switch that a daemon hands over.
+    pub(crate) fn connect_cores(&self, cores: Option<Cores>) {
+        *self.cores.lock().unwrap_or_else(PoisonError::into_inner) = cores;
+    }
+
+    /// Claims the cores for sandboxes or yields them, as the schedule has it by now. Whoever needs a sandbox claims them:
+    /// the driver may have to wait for the very core.
+    pub(crate) fn switch_cores(&self) {
+        let mut cores = self.cores.lock().unwrap_or_else(PoisonError::into_inner);
+        let claimed = self.lock().schedule.claims_cores();
+        let switched = cores.as_mut().zip(claimed).map(|(cores, claimed)| cores.switch(claimed));
+        if let Some(Err(error)) = switched {
+            // They keep the share that they have; who asks for another may not be allowed to.
+            tracing::debug!(%error, "cannot say how much of the cores sandboxes have");
+            *cores = None;
+        }
     }
 
     /// Notes that a sandbox is parked.

@@ -27,8 +27,6 @@ struct Driver<C: Send + 'static> {
     shared: Arc<Shared<C>>,
     sockets: PathBuf,
     daemon: Option<AsyncFd<OwnedFd>>,
-    /// `None` where sandboxes have their share of the cores in any case.
-    cores: Option<Cores>,
     /// At most two messages a sandbox, and a greeting.
     outbox: VecDeque<ToDaemon>,
     /// For the sandboxes that the daemon is making, as far as they are made.
@@ -51,7 +49,6 @@ pub(crate) async fn drive<C: Send + 'static>(shared: Arc<Shared<C>>, sockets: Pa
         shared,
         sockets,
         daemon: None,
-        cores: None,
         outbox: VecDeque::new(),
         berths: BTreeMap::new(),
         parked: BTreeMap::new(),
@@ -74,13 +71,8 @@ impl<C: Send + 'static> Driver<C> {
     /// Does what is due, then waits for whatever comes first.
     async fn turn(&mut self) {
         let work = self.shared.work();
-        // What was said last: a sandbox that a request only looks at is given back before anybody acts on it.
-        let claimed = work.effects.iter().rev().find_map(Effect::claims_cores);
         for effect in work.effects {
             self.run(effect);
-        }
-        if let Some(claimed) = claimed {
-            self.switch_cores(claimed);
         }
         if self.closed {
             // Nothing may ever come again, above all where there was no daemon.
@@ -169,11 +161,9 @@ impl<C: Send + 'static> Driver<C> {
                 self.shared.report(gone);
             }
             Effect::Closed => self.closed = true,
-            // The schedule's teller has answered the former already, and of the latter only the last counts.
-            Effect::Grant { .. }
-            | Effect::Refuse { .. }
-            | Effect::ClaimCores
-            | Effect::YieldCores => {}
+            Effect::ClaimCores | Effect::YieldCores => self.shared.switch_cores(),
+            // The schedule's teller has answered them already.
+            Effect::Grant { .. } | Effect::Refuse { .. } => {}
         }
     }
 
@@ -191,14 +181,6 @@ impl<C: Send + 'static> Driver<C> {
         let keeper = Keeper { shared, id, function, spec, pid, path };
         let task = self.keepers.spawn(keeper.keep(ready));
         self.kept.insert(task.id(), id);
-    }
-
-    fn switch_cores(&mut self, claimed: bool) {
-        if let Some(Err(error)) = self.cores.as_mut().map(|cores| cores.switch(claimed)) {
-            // They keep the share that they have; who asks for another may not be allowed to.
-            tracing::debug!(%error, "cannot say how much of the cores sandboxes have");
-            self.cores = None;
-        }
     }
 
     /// Makes a berth for a sandbox that has no function yet.
@@ -256,7 +238,7 @@ impl<C: Send + 'static> Driver<C> {
         };
         match message {
             FromDaemon::Ready { machine: _, weight } => {
-                self.cores = Cores::new(weight, descriptors);
+                self.shared.connect_cores(Cores::new(weight, descriptors));
                 self.shared.tell(Event::Ready);
             }
             FromDaemon::Parked { id, pid, files, egress, steps } => {

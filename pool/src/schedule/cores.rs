@@ -44,6 +44,15 @@ impl Schedule {
         self.switch_cores(next, effects);
     }
 
+    /// What was said last: that they claim the cores, or yield them.
+    pub fn claims_cores(&self) -> Option<bool> {
+        match self.cores {
+            Cores::Unknown => None,
+            Cores::Claimed => Some(true),
+            Cores::Yielded => Some(false),
+        }
+    }
+
     /// Yields what nobody has needed lately: another run may have work to do.
     pub(super) fn yield_unneeded(&mut self, effects: &mut Vec<Effect>) {
         if self.cores == Cores::Claimed && !self.somebody_waits() && !self.tally.is_at_work() {

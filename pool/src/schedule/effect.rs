@@ -97,14 +97,3 @@ pub enum Effect {
     /// After [`Shutdown`](super::Event::Shutdown): there is nothing left that could be waited for.
     Closed,
 }
-
-impl Effect {
-    /// Whether sandboxes are to claim the cores or to yield them, if that is what it says.
-    pub(crate) fn claims_cores(&self) -> Option<bool> {
-        match self {
-            Self::ClaimCores => Some(true),
-            Self::YieldCores => Some(false),
-            _ => None,
-        }
-    }
-}
