@@ -95,6 +95,8 @@ pub struct Schedule {
     tally: Tally,
     /// What was said last about the cores.
     cores: Cores,
+    /// Since when nobody waits, as far as that matters.
+    lull: Option<Instant>,
     /// What all sandboxes cost.
     memory: u64,
     /// Of evictions.
@@ -119,6 +121,7 @@ impl Schedule {
             settled: None,
             tally: Tally::default(),
             cores: Cores::Unknown,
+            lull: None,
             memory: 0,
             clock: Clock::default(),
             creation: Backoff::default(),

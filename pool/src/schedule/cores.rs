@@ -1,7 +1,7 @@
 //! Whether sandboxes have a claim to the cores, or stand behind all who answer requests.
 //!
 //! ```text
-//! Unknown ─▶ Claimed ──nobody waits for a sandbox, and one is made or removed, or time has passed──▶ Yielded
+//! Unknown ─▶ Claimed ──nobody waits for a sandbox for 3 ms, and one is made or removed, or a tick──▶ Yielded
 //!               ▲                                                                                      │
 //!               └──somebody waits: a start, a request in one or for one, what is made or removed late──┘
 //! ```
@@ -17,6 +17,10 @@ use std::time::{Duration, Instant};
 /// How long a sandbox may be in the making, or on its way out, behind all others. It takes some 10 ms of a core, and for
 /// ever where others want all of them.
 pub(super) const PATIENCE: Duration = Duration::from_millis(100);
+
+/// For how long nobody has to have waited before sandboxes yield the cores. What they used while they had yielded is
+/// held against them when they claim them again, so on a core that others want too they must not do so between requests.
+pub(super) const LULL: Duration = Duration::from_millis(3);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cores {
@@ -34,14 +38,19 @@ impl Schedule {
             return;
         }
         let at_work = self.tally.is_at_work();
-        let next = if self.somebody_waits() || at_work && self.something_is_late(now) {
-            Cores::Claimed
-        } else if at_work || self.cores == Cores::Unknown {
-            Cores::Yielded
-        } else {
-            return;
-        };
-        self.switch_cores(next, effects);
+        if self.somebody_waits() || at_work && self.something_is_late(now) {
+            self.lull = None;
+            self.switch_cores(Cores::Claimed, effects);
+        } else if self.cores == Cores::Unknown {
+            self.switch_cores(Cores::Yielded, effects);
+        } else if at_work && self.cores == Cores::Claimed {
+            let due = *self.lull.get_or_insert(now) + LULL;
+            if due > now {
+                self.wake_by(due);
+            } else {
+                self.switch_cores(Cores::Yielded, effects);
+            }
+        }
     }
 
     /// What was said last: that they claim the cores, or yield them.

@@ -3,7 +3,7 @@
 mod law;
 mod world;
 
-use super::cores::PATIENCE;
+use super::cores::{LULL, PATIENCE};
 use super::stock::{FIRST_ANSWER, REFILL_PATIENCE};
 use super::{Bounds, Cause, Effect, Event, FunctionId, KeepAlive, Policy, Quarantine};
 use crate::protocol::{Exit, SandboxId};
@@ -435,14 +435,16 @@ fn sandboxes_yield_the_cores_while_only_the_stock_is_made() {
 }
 
 #[test]
-fn a_request_in_a_sandbox_claims_the_cores_until_it_ends() {
+fn a_request_in_a_sandbox_claims_the_cores_until_a_while_after_it() {
     let (mut world, function) =
         World::with_function(bounds(), Policy { min: 1, max: 1, ..policy() });
-    world.advance(REFILL_PATIENCE);
+    world.advance(REFILL_PATIENCE + LULL);
     assert_eq!((world.creating.len(), world.claimed), (1, Some(false)));
     world.try_lease(function).unwrap();
     assert_eq!(world.claimed, Some(true));
     world.give_back(0, true);
+    assert_eq!(world.claimed, Some(true), "there may be another");
+    world.advance(LULL);
     assert_eq!(world.claimed, Some(false));
 }
 
@@ -454,7 +456,7 @@ fn a_start_claims_the_cores_until_the_function_accepts() {
     let id = *world.activating.first().unwrap();
     world.handed_over(id);
     world.accepted(id);
-    world.advance(REFILL_PATIENCE);
+    world.advance(REFILL_PATIENCE + LULL);
     assert_eq!((world.creating.len(), world.claimed), (1, Some(false)));
 }
 
