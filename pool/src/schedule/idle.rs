@@ -134,6 +134,7 @@ impl Schedule {
         function.uses += 1;
         function.moved(id, last, next);
         self.tally.moved(last, next);
+        self.lull = None;
         sandbox.credit = self.clock.credit(function.uses, function.cost, sandbox.memory);
         sandbox.state = next;
         sandbox.since = now;

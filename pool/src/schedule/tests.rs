@@ -449,6 +449,21 @@ fn a_request_in_a_sandbox_claims_the_cores_until_a_while_after_it() {
 }
 
 #[test]
+fn a_request_begins_the_lull_anew() {
+    let (mut world, function) =
+        World::with_function(bounds(), Policy { min: 1, max: 1, ..policy() });
+    world.try_lease(function).unwrap();
+    world.advance(REFILL_PATIENCE);
+    assert_eq!(world.creating.len(), 1);
+    for _ in 0..3 {
+        world.give_back(0, true);
+        world.advance(LULL / 2 + LULL / 4);
+        assert_eq!(world.claimed, Some(true));
+        world.try_lease(function).unwrap();
+    }
+}
+
+#[test]
 fn a_start_claims_the_cores_until_the_function_accepts() {
     let (mut world, function) = World::with_function(bounds(), policy());
     world.on(Event::Prepare { function, wanted: 1, cause: Cause::default() });
