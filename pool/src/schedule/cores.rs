@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 /// ever where others want all of them.
 pub(super) const PATIENCE: Duration = Duration::from_millis(100);
 
-/// For how long nobody has to have waited before sandboxes yield the cores. What they used while they had yielded is
-/// held against them when they claim them again, so on a core that others want too they must not do so between requests.
+/// For how long nobody has to have waited before sandboxes yield the cores. By the scheduler's rules (EEVDF's lag) what
+/// they used meanwhile counts against them when they claim them again; what that costs a request was not measured.
 pub(super) const LULL: Duration = Duration::from_millis(3);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
