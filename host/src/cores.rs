@@ -77,6 +77,14 @@ impl Drop for Forwarding {
     }
 }
 
+/// How much slower a start was than with a core of its own, which took so long and had the host compute for so long
+/// beside it.
+#[must_use]
+pub fn start_slowed_by(took: Duration, beside: Duration) -> f64 {
+    let host = beside.as_secs_f64() / took.as_secs_f64().max(1e-9);
+    slowed_in_sandbox(1.0, cores(), host, forwarded())
+}
+
 /// How much slower a request in the host is now, by those in sandboxes, than with a core of its own; what share of its
 /// time it computes is asked only if there are any.
 #[must_use]
@@ -129,6 +137,14 @@ mod tests {
     #[test]
     fn on_one_core_a_sandbox_gets_what_the_host_leaves() {
         assert!((slowed_in_sandbox(1.0, 1.0, 0.75, 1.0) - 4.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_start_beside_a_host_that_computes_was_slower_than_one_alone() {
+        let took = Duration::from_millis(10);
+        assert!(
+            start_slowed_by(took, took.mul_f64(cores())) > start_slowed_by(took, Duration::ZERO)
+        );
     }
 
     #[test]

@@ -70,6 +70,8 @@ pub enum PoolEvent {
         outcome: Result<(), Reason>,
         /// What was done, from creation on.
         phases: Vec<Phase>,
+        /// How long this process has computed beside the start, from its activation on.
+        beside: Duration,
     },
     /// An idle sandbox was stopped.
     Frozen {
@@ -177,6 +179,8 @@ struct Record<C> {
     pid: u32,
     meter: Meter,
     phases: Vec<Phase>,
+    /// As in [`PoolEvent::Prepared`].
+    beside: Duration,
     endpoint: Option<Arc<Endpoint<C>>>,
 }
 
@@ -491,7 +495,9 @@ impl<C: Send + 'static> Shared<C> {
     pub(crate) fn parked(self: &Arc<Self>, id: SandboxId, pid: u32, phases: Vec<Phase>) {
         let meter = self.meters.of(pid);
         self.tell_with(|inner| {
-            inner.records.insert(id, Record { pid, meter, phases, endpoint: None });
+            inner
+                .records
+                .insert(id, Record { pid, meter, phases, beside: Duration::ZERO, endpoint: None });
             Event::Created(id)
         });
         self.report(PoolEvent::Created { sandbox: id });
@@ -517,11 +523,12 @@ impl<C: Send + 'static> Shared<C> {
         noted
     }
 
-    /// Notes that the function in a sandbox accepts.
-    pub(crate) fn accepted(self: &Arc<Self>, id: SandboxId, phase: Phase) {
+    /// Notes that the function in a sandbox accepts, and how long this process has computed beside its start.
+    pub(crate) fn accepted(self: &Arc<Self>, id: SandboxId, phase: Phase, beside: Duration) {
         self.tell_with(|inner| {
             if let Some(record) = inner.records.get_mut(&id) {
                 record.phases.push(phase);
+                record.beside = beside;
             }
             Event::Accepted(id)
         });
@@ -532,9 +539,10 @@ impl<C: Send + 'static> Shared<C> {
         Some(self.lock().records.get(&id)?.pid)
     }
 
-    /// The init of a sandbox and how it came so far.
-    pub(crate) fn progress(&self, id: SandboxId) -> Option<(u32, Vec<Phase>)> {
-        self.lock().records.get(&id).map(|record| (record.pid, record.phases.clone()))
+    /// The init of a sandbox, how it came so far, and what this process has computed beside its start.
+    pub(crate) fn progress(&self, id: SandboxId) -> Option<(u32, Vec<Phase>, Duration)> {
+        let inner = self.lock();
+        inner.records.get(&id).map(|record| (record.pid, record.phases.clone(), record.beside))
     }
 
     /// Stops a sandbox, unless it is in use by now. The host's connections into it are closed: a function whose own
@@ -738,7 +746,7 @@ mod tests {
                     shared.handed_over(sandbox, |phases, meter| endpoint(sandbox, phases, meter));
                     let now = SystemTime::now();
                     let phase = Phase { name: "ready".to_owned(), start: now, end: now };
-                    shared.accepted(sandbox, phase);
+                    shared.accepted(sandbox, phase, Duration::ZERO);
                 }
                 _ => {}
             }

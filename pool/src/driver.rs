@@ -137,7 +137,7 @@ impl<C: Send + 'static> Driver<C> {
                 }
             }
             Effect::Prepared { sandbox, function, cause, outcome } => {
-                let (pid, phases) = self.shared.progress(sandbox).unwrap_or_default();
+                let (pid, phases, beside) = self.shared.progress(sandbox).unwrap_or_default();
                 self.shared.report(PoolEvent::Prepared {
                     function,
                     sandbox,
@@ -145,6 +145,7 @@ impl<C: Send + 'static> Driver<C> {
                     cause,
                     outcome,
                     phases,
+                    beside,
                 });
             }
             Effect::Gone { sandbox, function, cause, reason, usage } => {

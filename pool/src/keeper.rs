@@ -26,6 +26,7 @@ use crate::schedule::{Event, FunctionId};
 use crate::spec::{EGRESS_PORT, Egress, FunctionSpec, Listen, Serving};
 use crate::warm::{Backlog, FIRST, LOOK};
 use crate::way::{self, CLIENTS, Way};
+use nix::time::{ClockId, clock_gettime};
 use std::error::Error;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, OwnedFd};
@@ -133,6 +134,7 @@ impl<C: Send + 'static> Drop for Keeper<C> {
 impl<C: Send + 'static> Keeper<C> {
     /// Starts the function and watches it to its end.
     pub(crate) async fn keep(self, ready: Ready) {
+        let computed = computed();
         match self.start(ready).await {
             Ok(process) => {
                 let mut talk = pin!(async {
@@ -144,7 +146,7 @@ impl<C: Send + 'static> Keeper<C> {
                 // What it asks of others ends with it.
                 let mut life = pin!(async {
                     tokio::select! {
-                        () = self.watch(process.end, process.readiness, process.started_with) => {}
+                        () = self.watch(process.end, process.readiness, process.started_with, computed) => {}
                         () = self.serve(process.egress) => {}
                     }
                 });
@@ -319,6 +321,7 @@ impl<C: Send + 'static> Keeper<C> {
         end: AsyncFd<OwnedFd>,
         readiness: Readiness<C>,
         started_with: StartedWith,
+        before: Duration,
     ) {
         let began = SystemTime::now();
         let died = async || end.readable().await.map(drop);
@@ -331,6 +334,7 @@ impl<C: Send + 'static> Keeper<C> {
             Some(ready) => {
                 let phase =
                     Phase { name: "ready".to_owned(), start: began, end: SystemTime::now() };
+                let beside = computed().saturating_sub(before);
                 let asked = ready.unwrap_or_else(|error| {
                     // Then the handing over has to do: the backlog absorbs the rest.
                     tracing::warn!(%error, "cannot see whether a function accepts");
@@ -345,7 +349,7 @@ impl<C: Send + 'static> Keeper<C> {
                         () = backlog.rest(LOOK.1) => {}
                     }
                 }
-                self.shared.accepted(self.id, phase);
+                self.shared.accepted(self.id, phase, beside);
                 tokio::select! {
                     biased;
                     _ = died() => {}
@@ -376,6 +380,12 @@ impl<C: Send + 'static> Keeper<C> {
             tracing::warn!(%error, %sandbox, "lost a function's output");
         }
     }
+}
+
+/// How long all threads of this process have computed so far.
+fn computed() -> Duration {
+    // The clock is there since Linux 2.6.12; without it nothing is known of this process.
+    clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).map(Duration::from).unwrap_or_default()
 }
 
 /// An error and all its causes in one line.

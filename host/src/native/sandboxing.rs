@@ -432,14 +432,16 @@ pub fn sandboxes(host: &Host) -> Value {
     sandboxes.into_iter().zip(used).map(describe).collect()
 }
 
-/// How long a start took: the activation until the function accepted, and the creation before it.
-fn measure(chooser: &Chooser, phases: &[Phase]) {
+/// How long a start took: the activation until the function accepted, as if it had a core of its own while the host has
+/// computed for so long `beside` it, and the creation before it.
+fn measure(chooser: &Chooser, phases: &[Phase], beside: Duration) {
     let find = |name: &str| phases.iter().find(|phase| phase.name == name);
     let since = |start: SystemTime, end: SystemTime| end.duration_since(start).ok();
     if let (Some(activate), Some(ready)) = (find("activate"), find("ready"))
         && let Some(took) = since(activate.start, ready.end)
     {
-        chooser.started(chooser::Kind::Activation, took);
+        let alone = took.div_f64(cores::start_slowed_by(took, beside));
+        chooser.started(chooser::Kind::Activation, alone);
     }
     if let Some(create) = find("create")
         && let Some(took) = since(create.start, create.end)
@@ -454,9 +456,9 @@ fn tell(observer: &Observer, names: &Names, serving: &Serving, event: PoolEvent)
     let name = |id: &FunctionId| names.get(id).map_or("?", |name| &*name.text);
     match event {
         PoolEvent::Created { .. } => observer.metrics.created(),
-        PoolEvent::Prepared { function, sandbox, pid, cause, outcome, phases } => {
+        PoolEvent::Prepared { function, sandbox, pid, cause, outcome, phases, beside } => {
             if let (Ok(()), Some(known)) = (&outcome, names.get(&function)) {
-                measure(&known.chooser, &phases);
+                measure(&known.chooser, &phases, beside);
             }
             let function = name(&function);
             match &outcome {

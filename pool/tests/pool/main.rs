@@ -13,6 +13,7 @@ use baton_pool::protocol::{self, Exit, SandboxId};
 use baton_pool::reason::{LeaseError, Reason};
 use baton_pool::schedule::{Cause, FunctionId, KeepAlive};
 use baton_pool::spec::{FunctionSpec, Listen};
+use nix::time::{ClockId, clock_gettime};
 use rustix::process::{Pid, Signal, kill_process};
 use std::ffi::CString;
 use std::fs::{self, File};
@@ -218,6 +219,24 @@ async fn a_function_is_cold_once_and_answers_from_its_prepared_sandbox_after() {
         assert_eq!(get(&lease, "/").await.unwrap(), "hello");
         lease.release();
     }
+    house.end().await;
+}
+
+#[tokio::test]
+async fn a_start_tells_how_long_this_process_has_computed_beside_it() {
+    let house = House::start(1);
+    let function = house.pool.add(hello());
+    house.ready().await;
+    let before = clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).unwrap();
+    house.pool.prepare(function, 1, CAUSE);
+    let beside = house
+        .event(|event| match event {
+            PoolEvent::Prepared { outcome: Ok(()), beside, .. } => Some(*beside),
+            _ => None,
+        })
+        .await;
+    let computed = clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).unwrap() - before;
+    assert!(beside > Duration::ZERO && beside < computed.into(), "{beside:?} of {computed:?}");
     house.end().await;
 }
 
