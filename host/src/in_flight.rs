@@ -85,6 +85,9 @@ impl InFlight {
         self.progress = Progress::Ended;
         if let Some(intake) = &self.intake {
             self.record.received = intake.read();
+            if intake.is_read() {
+                self.record.peer.unread.set(false);
+            }
         }
         self.place = None;
         if let (Outcome::Complete, Some(sample)) = (outcome, self.sample.take()) {

@@ -26,6 +26,7 @@ pub mod head;
 pub mod host;
 pub mod in_flight;
 pub mod lines;
+pub mod linger;
 pub mod load;
 pub mod log;
 pub mod manifest;

@@ -14,6 +14,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::egress::{Caller, Calls};
 use crate::function::Function;
+use crate::linger::Unread;
 use crate::phases::{Interval, Phase, Phases};
 use crate::problem;
 use crate::stopwatch::Stopwatch;
@@ -43,6 +44,8 @@ pub struct Peer {
     /// Its connection's place among those that there may be; whatever is left of a connection
     /// that changed its protocol holds it as well.
     pub place: OwnedSemaphorePermit,
+    /// Whether there may be more to come of its request's body.
+    pub unread: Unread,
 }
 
 impl Peer {
@@ -62,7 +65,16 @@ impl Peer {
         let forwarded_for =
             address.and_then(|address| HeaderValue::try_from(address.to_string()).ok());
         let text = client.map(|client| client.ip().to_string().into());
-        Self { client, address: text, server, secure: false, forwarded_for, node, place }
+        Self {
+            client,
+            address: text,
+            server,
+            secure: false,
+            forwarded_for,
+            node,
+            place,
+            unread: Unread::default(),
+        }
     }
 
     /// `http` or `https`.

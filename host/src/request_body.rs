@@ -85,7 +85,13 @@ impl Intake {
     #[must_use]
     pub fn is_whole(&self) -> bool {
         let state = self.lock();
-        state.kept.is_some() && state.fault.is_none() && (state.ended || state.body.is_end_stream())
+        state.kept.is_some() && state.fault.is_none() && state.is_read()
+    }
+
+    /// Whether its end was seen.
+    #[must_use]
+    pub fn is_read(&self) -> bool {
+        self.lock().is_read()
     }
 
     /// How long a tier waited for the client to send it.
@@ -112,6 +118,10 @@ impl Intake {
 }
 
 impl State {
+    fn is_read(&self) -> bool {
+        self.ended || self.body.is_end_stream()
+    }
+
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
         if let Some(fault) = self.fault {
             return Poll::Ready(Some(Err(fault)));

@@ -26,6 +26,7 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_util::task::TaskTracker;
 
 use crate::host::Host;
+use crate::linger::Lingering;
 use crate::manifest;
 use crate::record::Peer;
 use crate::{service, tls};
@@ -300,13 +301,15 @@ impl Server {
             Err(_) => return tracing::debug!("a connection took too long to say anything"),
         };
         let host = Arc::clone(&self.host);
+        let unread = peer.unread.clone();
         let service = service_fn(move |request| {
             service::serve(Arc::clone(&host), Arc::clone(&peer), request)
         });
         let closing = self.host.closing.cancelled();
         let ended = match spoken {
             Spoken::Http1(stream) => {
-                let connection = self.http1.serve_connection(TokioIo::new(stream), service);
+                let stream = TokioIo::new(Lingering::new(stream, unread));
+                let connection = self.http1.serve_connection(stream, service);
                 let mut connection = pin!(connection.with_upgrades());
                 // From then on answers say `Connection: close`; one that nobody asks anything of
                 // is closed a little later, lest a request that is under way be met by a reset.

@@ -51,6 +51,7 @@ pub async fn serve(
     mut request: Request<Incoming>,
 ) -> Result<Response<Answer>, Infallible> {
     let buffer = head::detach(&mut request);
+    peer.unread.set(!hyper::body::Body::is_end_stream(request.body()));
     let context = RequestContext::accept(request.headers(), &host.observer.sampler);
     let record = Record::new(&request, context, peer);
     let mut in_flight = InFlight::new(record, Arc::clone(&host.observer));

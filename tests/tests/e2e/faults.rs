@@ -1,5 +1,7 @@
 //! A sandbox fails at each moment of a request: the component answers, or the failure is seen.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::process::Command;
 
 use baton_tests::baton::{Baton, Setup};
@@ -120,6 +122,21 @@ fn an_answer_that_was_given_before_the_body_was_read_reaches_the_client() {
         assert_eq!((answer.status().as_u16(), answer.body().len()), (200, 100_000));
         assert_eq!(tier_of(&answer), "native");
     }
+}
+
+#[test]
+fn a_client_that_sends_its_whole_body_first_gets_the_answer_that_was_given_before() {
+    let baton = warm(setup("hybrid").with("retry = \"never\""));
+    let length = 64 * REPLAYED;
+    let mut stream = TcpStream::connect(baton.address).unwrap();
+    let head = format!("POST /f?early HTTP/1.1\r\nhost: a\r\ncontent-length: {length}\r\n\r\n");
+    stream.write_all(head.as_bytes()).unwrap();
+    // What is not taken any more breaks here, or the answer does below.
+    let sent = stream.write_all(&vec![b'x'; length]);
+    let mut answer = Vec::new();
+    let read = stream.read_to_end(&mut answer);
+    assert!(sent.is_ok() && read.is_ok(), "{sent:?}, {read:?}");
+    assert!(answer.starts_with(b"HTTP/1.1 200") && answer.len() > 100_000, "{}", answer.len());
 }
 
 #[test]
