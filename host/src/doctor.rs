@@ -6,6 +6,22 @@ use baton_pool::daemon::probe::{CgroupVersion, Machine};
 use nix::sys::utsname::uname;
 use wasmtime::PoolingAllocationConfig;
 
+/// The first kernel with `cpu.idle`; some older ones have been given it.
+const IDLE_GROUPS: [u32; 2] = [5, 15];
+
+/// Whether control groups can be idle. Groups have a file for it: on v1 the root has it, on v2 those below.
+fn has_idle_groups(release: &str) -> bool {
+    let groups = std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
+    is_at_least(release, IDLE_GROUPS)
+        || groups.map(|group| group.path()).any(|group| group.join("cpu.idle").exists())
+}
+
+/// Whether a kernel's release, as in `6.18.44-cloud-amd64`, is this version or a later one.
+fn is_at_least(release: &str, version: [u32; 2]) -> bool {
+    let numbers = release.split(|it: char| !it.is_ascii_digit()).map(|it| it.parse().unwrap_or(0));
+    numbers.take(2).collect::<Vec<u32>>() >= version.to_vec()
+}
+
 /// The report, one line a finding.
 #[must_use]
 pub fn report() -> String {
@@ -50,6 +66,13 @@ pub fn report() -> String {
         if machine.seccomp { "filters" } else { "no filters" },
         "sandboxes are not made",
     );
+    let idle = kernel.as_deref().is_ok_and(has_idle_groups);
+    line(
+        idle,
+        "idle cgroups",
+        if idle { "cpu.idle" } else { "not offered (Linux 5.15 has them)" },
+        "requests may feel on a busy machine that sandboxes are made",
+    );
     let scan = PoolingAllocationConfig::is_pagemap_scan_available();
     line(
         scan,
@@ -67,4 +90,19 @@ pub fn report() -> String {
         }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_are_compared_by_their_numbers() {
+        for release in ["5.15.0-91-generic", "5.15", "6.1.0", "10.2-rc1"] {
+            assert!(is_at_least(release, IDLE_GROUPS), "{release}");
+        }
+        for release in ["5.9.16", "5.14.0-427.el9", "4.18", "5", ""] {
+            assert!(!is_at_least(release, IDLE_GROUPS), "{release}");
+        }
+    }
 }

@@ -47,7 +47,7 @@ impl Default for Host {
         Self {
             listen: vec![local(8080)],
             admin: local(8081),
-            user: User::Id(65533),
+            user: User::Id(NOBODYS),
             max_connections: 10_000,
             headers: ByteSize::kib(64),
             header_timeout: Duration::from_secs(10),
@@ -60,6 +60,10 @@ impl Default for Host {
         }
     }
 }
+
+/// The host's user where none is named: a number that no machine gives to anybody. 65534 is the kernel's own for users
+/// that it cannot say, and has files.
+pub const NOBODYS: u32 = 65533;
 
 /// A user of the system, by id or by name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -27,7 +27,7 @@ pub use function::{
     Function, Instances, KeepAlive, Limits, Listen, NativeSource, Policy, Retry, Sandboxes, Shown,
     Verifiable, Verify,
 };
-pub use host::{Cache, Host, LogFormat, Tls, User};
+pub use host::{Cache, Host, LogFormat, NOBODYS, Tls, User};
 pub use listener::Listener;
 pub use route::{Pattern, Route};
 pub use telemetry::{FunctionTelemetry, Keep, TelemetrySection};

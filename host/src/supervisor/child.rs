@@ -159,6 +159,8 @@ pub(super) fn ids(user: &manifest::User) -> Result<(u32, u32), UnknownUser> {
 
 fn look_up(user: &manifest::User) -> Result<(u32, u32), UnknownUser> {
     match user {
+        // Name services would be asked in vain at each start, and some are far away.
+        manifest::User::Id(manifest::NOBODYS) => Ok((manifest::NOBODYS, manifest::NOBODYS)),
         manifest::User::Id(id) => {
             let known = User::from_uid((*id).into()).ok().flatten();
             Ok((*id, known.map_or(*id, |user| user.gid.as_raw())))

@@ -191,7 +191,7 @@ fn doctor_says_what_the_machine_offers() {
     let output = baton(&["doctor"]);
     assert!(output.status.success());
     let report = answered(&output);
-    for what in ["privilege", "cgroup", "namespaces", "seccomp", "pagemap scan"] {
+    for what in ["privilege", "cgroup", "namespaces", "seccomp", "idle cgroups", "pagemap scan"] {
         assert!(report.contains(what), "{report}");
     }
     assert!(report.contains("Both tiers work here"), "these tests need both: {report}");
