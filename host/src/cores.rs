@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
-use nix::time::{ClockId, clock_gettime};
+use baton_pool::meter::computed as host_computed;
 
 static CORES: LazyLock<usize> = LazyLock::new(|| available_parallelism().map_or(1, usize::from));
 
@@ -120,12 +120,6 @@ fn forwarded() -> f64 {
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share")]
 fn thousandths(share: f64) -> u64 {
     (share.clamp(0.0, 1.0) * 1e3) as u64
-}
-
-/// How long all threads of the host have computed so far.
-fn host_computed() -> Duration {
-    // The clock is there since Linux 2.6.12; without it nothing is known of the host.
-    clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).map(Duration::from).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -68,8 +68,12 @@ impl<S: AsyncRead + Unpin> Lingering<S> {
             let mut piece = ReadBuf::new(&mut piece);
             match Pin::new(&mut self.stream).poll_read(cx, &mut piece) {
                 Poll::Ready(Ok(())) if !piece.filled().is_empty() => {
-                    let next = (Instant::now() + SILENCE).min(rest.until);
-                    rest.silent.as_mut().reset(next);
+                    let now = Instant::now();
+                    // Who sends faster than this task is given turns never lets the timer be asked.
+                    if now >= rest.until {
+                        return Poll::Ready(());
+                    }
+                    rest.silent.as_mut().reset((now + SILENCE).min(rest.until));
                 }
                 Poll::Ready(_) => return Poll::Ready(()),
                 Poll::Pending => return rest.silent.as_mut().poll(cx),
@@ -183,5 +187,24 @@ mod tests {
             began.elapsed()
         };
         assert_eq!(tokio::join!(endless, answers).1.as_secs(), WHOLE.as_secs());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_never_pauses_is_heard_no_longer_either() {
+        let flag = Unread::default();
+        flag.set(true);
+        let endless = tokio::io::join(tokio::io::repeat(1), tokio::io::sink());
+        let mut server = Lingering::new(endless, flag);
+        let mut turns = 0;
+        let passing = async {
+            while turns < 60 {
+                tokio::time::advance(SILENCE / 2).await;
+                turns += 1;
+            }
+        };
+        tokio::select! {
+            ended = server.shutdown() => ended.unwrap(),
+            () = passing => panic!("it is still read after a minute"),
+        }
     }
 }

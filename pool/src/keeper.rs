@@ -18,6 +18,7 @@ use crate::berth::{Berth, BerthError, Door, Name};
 use crate::client::{PoolEvent, Shared};
 use crate::ice::Ice;
 use crate::lease::{Endpoint, Phase};
+use crate::meter::computed;
 use crate::output::{Stream, lines};
 use crate::pause::Pauses;
 use crate::protocol::{Question, SandboxId};
@@ -26,7 +27,6 @@ use crate::schedule::{Event, FunctionId};
 use crate::spec::{EGRESS_PORT, Egress, FunctionSpec, Listen, Serving};
 use crate::warm::{Backlog, FIRST, LOOK};
 use crate::way::{self, CLIENTS, Way};
-use nix::time::{ClockId, clock_gettime};
 use std::error::Error;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, OwnedFd};
@@ -380,12 +380,6 @@ impl<C: Send + 'static> Keeper<C> {
             tracing::warn!(%error, %sandbox, "lost a function's output");
         }
     }
-}
-
-/// How long all threads of this process have computed so far.
-fn computed() -> Duration {
-    // The clock is there since Linux 2.6.12; without it nothing is known of this process.
-    clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).map(Duration::from).unwrap_or_default()
 }
 
 /// An error and all its causes in one line.

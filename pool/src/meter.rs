@@ -1,7 +1,8 @@
-//! What a sandbox uses, as the host sees it: the files of control groups may be read by everybody.
+//! What a sandbox uses, as the host sees it: the files of control groups may be read by everybody; and this process itself.
 
 use crate::daemon::cgroup::{Group, Hierarchies};
 use crate::daemon::probe::CgroupVersion;
+use nix::time::{ClockId, clock_gettime};
 use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
@@ -104,4 +105,11 @@ fn path(pid: u32, version: CgroupVersion) -> Option<String> {
         let (controllers, path) = line.split_once(':')?;
         counts(controllers).then(|| path.to_owned())
     })
+}
+
+/// How long all threads of this process have computed so far.
+#[must_use]
+pub fn computed() -> Duration {
+    // The clock is there since Linux 2.6.12; without it nothing is known of this process.
+    clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).map(Duration::from).unwrap_or_default()
 }
