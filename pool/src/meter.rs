@@ -1,4 +1,5 @@
-//! What a sandbox uses, as the host sees it: the files of control groups may be read by everybody; and this process itself.
+//! What a sandbox uses, as the host sees it: the files of control groups may be read by everybody. And what this process
+//! has computed.
 
 use crate::daemon::cgroup::{Group, Hierarchies};
 use crate::daemon::probe::CgroupVersion;
